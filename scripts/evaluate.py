@@ -1,0 +1,18 @@
+"""Test metrics of a checkpoint: python scripts/evaluate.py ckpt=PATH"""
+
+import hydra
+from omegaconf import DictConfig
+
+from rnnlab import cli
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
+def main(cfg: DictConfig) -> None:
+    with cli.one_message():
+        from rnnlab.run import evaluate
+
+        evaluate(cfg)
+
+
+if __name__ == "__main__":
+    cli.run(main)

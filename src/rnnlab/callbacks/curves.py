@@ -1,0 +1,105 @@
+"""Scalars over the steps of a run, and the guard against a loss that is not a number."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from rnnlab.errors import UserError
+
+
+class Curves(pl.Callback):
+    """Writes `train/loss`, `train/grad_norm`, `train/lr` and every validation metric to the loggers.
+
+    `train/loss` is the mean over the steps since it was last written, every `trainer.log_every_n_steps`. The losses of
+    the steps between stay where they are, so that a GPU is not waited for. The gradient norm is that before clipping.
+    In TensorBoard training and validation loss share a chart (Custom Scalars); `figures/loss.png` shows the same.
+
+    **Raises:** `UserError` with the step at which the loss became infinite or not a number, before a checkpoint of what
+    came of it is written.
+    """
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.losses: list[tuple[int, Tensor]] = []  # (step, loss) since the last mean
+        self.grad_norm: Tensor | None = None
+        self.history: dict[str, list[tuple[int, float]]] = {"train/loss": [], "val/loss": []}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.step = trainer.global_step
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+                logger.experiment.add_custom_scalars({"loss": {"loss": ["Multiline", list(self.history)]}})
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.step += 1
+        if self.step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+            self.grad_norm = torch.nn.utils.get_total_norm(gradients)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.losses.append((self.step, outputs["loss"]))
+        if self.grad_norm is not None:
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            norm = self.grad_norm.item()
+            self._write(trainer, {"train/loss": self._mean_loss(), "train/grad_norm": norm, "train/lr": rate})
+            self.grad_norm = None
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.losses:
+            self._write(trainer, {"train/loss": self._mean_loss()})
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+            self._write(trainer, metrics)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir) / "figures"
+            folder.mkdir(exist_ok=True)
+            self._figure(pl_module.loss_label).savefig(folder / "loss.png", dpi=120)  # type: ignore[arg-type]
+
+    def _mean_loss(self) -> float:
+        """The mean of the losses since the last call, each of which must be finite."""
+        steps, losses = zip(*self.losses, strict=True)
+        self.losses.clear()
+        values = torch.stack(losses).tolist()  # the only wait for the device
+        for step, value in zip(steps, values, strict=True):
+            if not math.isfinite(value):
+                raise UserError(
+                    f"train/loss is {value} at step {step}. The checkpoints of earlier steps are intact. "
+                    "Try a smaller optim.lr, or trainer.gradient_clip_val=1.0."
+                )
+        return sum(values) / len(values)
+
+    def _write(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
+        for name, points in self.history.items():
+            if name in metrics:
+                points.append((self.step, metrics[name]))
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, self.step)
+
+    def _figure(self, label: str) -> Figure:
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.subplots()
+        for (name, points), color in zip(self.history.items(), ("tab:blue", "tab:orange"), strict=True):
+            if points:
+                axes.plot(*zip(*points, strict=True), color=color, label=name, marker="." if len(points) < 30 else None)
+        values = [value for points in self.history.values() for _, value in points]
+        if values and min(values) > 0 and max(values) > 10 * min(values):
+            axes.set_yscale("log")
+        axes.set(xlabel="optimizer step", ylabel=label)
+        axes.grid(alpha=0.3)
+        axes.legend()
+        return figure

@@ -1,0 +1,57 @@
+"""The composed config, checked before anything is read or started."""
+
+from collections.abc import Callable
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from rnnlab.conf import leaves
+from rnnlab.errors import UserError
+
+
+def _whole(low: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def _number(low: float, high: float = float("inf")) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int | float) and not isinstance(value, bool) and low <= value < high
+
+
+_SIZE = (_whole(1), "a whole number, 1 or more")
+_PAIR = (_whole(2), "a whole number, 2 or more")
+_AMOUNT = (_number(0), "a number, 0 or more")
+
+# by name, whatever the group: a name means the same in every cell and every dataset
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("hidden_size", "num_layers", "batch_size", "seq_len", "input_size", "output_size"), _SIZE),
+    **dict.fromkeys(("num_train", "num_series", "num_waves", "length", "window"), _SIZE),
+    **dict.fromkeys(("log_every_n_steps", "accumulate_grad_batches", "check_val_every_n_epoch", "num_nodes"), _SIZE),
+    **dict.fromkeys(("num_val", "num_test"), _PAIR),
+    **dict.fromkeys(("momentum", "weight_decay", "noise", "trend"), _AMOUNT),
+    "epoch_steps": (lambda value: value is None or _SIZE[0](value), f"{_SIZE[1]}, or null"),
+    "lr": (lambda value: _number(0)(value) and value > 0, "a number above 0"),
+    "dropout": (_number(0, 1), "a number from 0 to below 1"),
+    "warmup": (_number(0, 1), "a number from 0 to below 1"),
+    "seed": (lambda value: _whole(0)(value) and value < 2**32, "a whole number, 0 or more and below 2^32"),
+    "bidirectional": (lambda value: isinstance(value, bool), "true or false"),
+    "nonlinearity": (lambda value: value in ("tanh", "relu"), "tanh or relu"),
+    "mode": (lambda value: value in ("min", "max"), "min or max"),
+    "max_epochs": (lambda value: value is None or value == -1 or _SIZE[0](value), f"{_SIZE[1]}, or -1 for no end"),
+    "max_steps": (lambda value: value == -1 or _SIZE[0](value), f"{_SIZE[1]}, or -1 for no end"),
+    "gradient_clip_val": (lambda value: value is None or _number(0)(value), f"{_AMOUNT[1]}, or null"),
+}
+
+
+def check(cfg: DictConfig) -> None:
+    """Check sizes, types and ranges of a composed config.
+
+    **Raises:** `UserError` with a line for every fault: the key, its value, and what would be right.
+    """
+    sections = {key: value for key, value in cfg.items() if key not in ("model", "callbacks", "logger")}
+    faults = []
+    for key, value in leaves(OmegaConf.to_container(OmegaConf.create(sections, parent=cfg), resolve=True)):
+        holds, right = RULES.get(key.split(".")[-1], (None, ""))
+        if holds is not None and not holds(value):
+            faults.append(f"{key}={'null' if value is None else value} must be {right}.")
+    if faults:
+        raise UserError("\n".join(faults))

@@ -1,0 +1,141 @@
+"""Checkpoints: written so that one survives whatever happens, read so that nothing in them runs."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from hydra.utils import instantiate
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from omegaconf import OmegaConf
+
+from rnnlab import conf
+from rnnlab.errors import UserError, require
+
+FORMAT = 1
+
+
+class AtomicIO(TorchCheckpointIO):
+    """Writes beside the destination, flushes to disk, then renames: a reader sees the old file or the whole new one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+
+class BestAndLast(Checkpoint):
+    """Keeps `last.ckpt` and `best.ckpt`, both decided after each validation and at the end of training.
+
+    **Arguments:**
+
+    - `folder`: where they go.
+    - `monitor`, `mode`: the metric that decides, and whether `"min"` or `"max"` of it is best.
+    - `config`: plain dicts `model` and `data`, from which a checkpoint alone can be evaluated.
+
+    **Raises:** `UserError` after a validation that did not measure `monitor`.
+    """
+
+    def __init__(self, folder: Path, monitor: str, mode: str, config: dict[str, Any]):
+        self.last, self.best = folder / "last.ckpt", folder / "best.ckpt"
+        self.monitor = monitor
+        self.sign = 1 if mode == "min" else -1
+        self.config = config
+        self.best_score: float | None = None
+        self.saved_step = -1
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step != self.saved_step:
+            self._save(trainer)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        checkpoint["rnnlab"] = {"format": FORMAT, **self.config}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_score": self.best_score}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_score = state_dict["best_score"]
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        improved = self._improved(trainer)
+        trainer.save_checkpoint(self.last)
+        self.saved_step = trainer.global_step
+        if trainer.is_global_zero and (improved or not self.best.exists()):
+            # last.ckpt is replaced, never written into, so best.ckpt can be a second name of the same file
+            partial = self.best.with_suffix(".partial")
+            partial.unlink(missing_ok=True)
+            try:
+                os.link(self.last, partial)
+            except OSError:  # a file system without links
+                shutil.copyfile(self.last, partial)
+            partial.replace(self.best)
+
+    def _improved(self, trainer: pl.Trainer) -> bool:
+        measured = trainer.callback_metrics
+        if not measured:  # no validation set: the latest is the best
+            return True
+        if self.monitor not in measured:
+            names = ", ".join(sorted(measured))
+            raise UserError(f"monitor={self.monitor} is not measured by the validation. It measures: {names}.")
+        score = float(measured[self.monitor])
+        if self.best_score is not None and self.sign * score >= self.sign * self.best_score:
+            return False
+        self.best_score = score
+        return True
+
+
+def newest(folder: Path) -> Path:
+    """The `last.ckpt` that was written last by any run in `folder`.
+
+    **Raises:** `UserError` if there is none.
+    """
+    found = sorted(folder.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    require(bool(found), f"ckpt=last: there is no checkpoint below {folder}. Train without ckpt= first.")
+    return found[-1]
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint that rnnlab wrote, onto the CPU, running none of its content.
+
+    **Raises:** `UserError` if it is missing, damaged, or not from rnnlab.
+    """
+    path = Path(path)
+    require(path.is_file(), f"ckpt={path}: there is no such file.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises nearly anything for a damaged file
+        raise UserError(f"ckpt={path} is damaged or not a checkpoint ({type(error).__name__}). Use another.") from error
+    ours = isinstance(checkpoint, dict) and isinstance(checkpoint.get("rnnlab"), dict)
+    require(ours, f"ckpt={path} is not a checkpoint of rnnlab. Use one from a run's checkpoints/ folder.")
+    found = checkpoint["rnnlab"].get("format")
+    require(found == FORMAT, f"ckpt={path} has format {found}, this version reads {FORMAT}: update rnnlab.")
+    return checkpoint
+
+
+def build(config: dict[str, Any], path: str | Path, **kwargs: Any) -> Any:
+    """Instantiate a part of a checkpoint, if every `_target_` in it is one that the local `conf/` names too.
+
+    **Raises:** `UserError` for any other target, before anything is imported.
+    """
+    allowed = set(conf.targets().values())
+    named = {value for key, value in conf.leaves(config) if key.split(".")[-1] == "_target_"}
+    strange = sorted(str(name) for name in named - allowed)
+    require(
+        not strange,
+        f"ckpt={path} asks for {', '.join(strange)}, which no yaml in conf/ names. If you trust it, add a yaml that does.",
+    )
+    return instantiate(OmegaConf.create(config), **kwargs)

@@ -1,0 +1,98 @@
+"""Entry points: Hydra's, but what a user got wrong ends in one message. Imports no torch, so that --help is instant."""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Any
+
+from hydra._internal import utils as hydra_utils
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf.errors import OmegaConfBaseException
+
+from rnnlab import conf
+from rnnlab.errors import UserError
+
+
+def run(main: Callable[[], Any]) -> None:
+    """Call a `hydra.main`, with Hydra's way of reporting exceptions replaced by `explain`."""
+    original = hydra_utils.run_and_report
+
+    def report(function: Callable[[], Any]) -> Any:
+        try:
+            return function()
+        except Exception as error:
+            _stop(error)
+            return original(lambda: _raise(error))
+
+    hydra_utils.run_and_report = report
+    main()
+
+
+@contextmanager
+def one_message() -> Iterator[None]:
+    """Around a single job: end it as `run` does. In a sweep the exception goes on, for Hydra to name the job."""
+    try:
+        yield
+    except Exception as error:
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
+            _stop(error)
+        raise
+
+
+def explain(error: BaseException) -> str | None:
+    """One message for what a user can get wrong; `None` for anything else, which deserves its traceback."""
+    match error:
+        case UserError():
+            return str(error)
+        case MissingConfigException(missing_cfg_file=str(name), options=[*options]):
+            group, _, option = name.rpartition("/")
+            return f"{group}={option}: there is no such option. {group} takes: {', '.join(sorted(options))}."
+        case ConfigCompositionException():
+            key = re.search(r"Could not override '([^']+)'", str(error))
+            return _unknown_key(key[1]) if key else _with_cause(error)
+        case InstantiationException():
+            cause = error.__cause__
+            if cause is None:
+                return str(error)
+            key = re.search(r"full_key: (\S+)", str(error))
+            return explain(cause) or f"{key[1] if key else 'config'}: {cause} ({type(cause).__name__})"
+        case HydraException() | OmegaConfBaseException():
+            return _with_cause(error)
+        case OSError(filename=str(name)):
+            return f"{error.strerror}: {name}. A run's folder can be set with hydra.run.dir=PATH."
+    if type(error).__name__ == "MisconfigurationException":  # lightning's, which is not imported for this
+        return str(error)
+    return None
+
+
+def _stop(error: Exception) -> None:
+    """Print what `explain` makes of an error and exit with 1, unless it deserves a traceback or one was asked for."""
+    message = None if os.environ.get("HYDRA_FULL_ERROR") == "1" else explain(error)
+    if message is None:
+        return
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        print(f"Error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def _with_cause(error: BaseException) -> str:
+    lines = [str(error).strip(), *([str(error.__cause__).strip().split("\n")[0]] if error.__cause__ else [])]
+    return "\n".join(lines)
+
+
+def _unknown_key(key: str) -> str:
+    known = conf.settings()
+    if key in known:
+        return f"{key} is not part of this run: it belongs to {', '.join(sorted(known[key]))}."
+    near = get_close_matches(key, known, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"{key} is not a setting.{hint} --cfg job prints all of them; +{key}=VALUE adds a new one."

@@ -1,0 +1,64 @@
+"""What the config folders hold: options, settings, targets."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+
+def folders() -> list[Path]:
+    """The folders that Hydra composes from: `conf/` and what `--config-dir` adds. Outside of Hydra, `conf/`."""
+    if HydraConfig.initialized():
+        sources = HydraConfig.get().runtime.config_sources
+        return [Path(source.path) for source in sources if source.schema == "file"]
+    return [Path(__file__).parents[2] / "conf"]
+
+
+@cache
+def read(folder: Path) -> dict[str, dict[str, Any]]:
+    """All files below `folder`: `{"cell/rnn": {"cell": {"hidden_size": ...}}}`, each under the key that it sets."""
+    files = {}
+    for path in sorted(folder.rglob("*.yaml")):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        content: Any = OmegaConf.to_container(OmegaConf.load(path)) or {}
+        packaged = "/" in name and not path.read_text(encoding="utf-8").startswith("# @package _global_")
+        files[name] = {name.split("/")[0]: content} if packaged else content
+    return files
+
+
+def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of nested dicts with its dotted key."""
+    if isinstance(node, dict) and node:
+        for name, child in node.items():
+            yield from leaves(child, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, node
+
+
+def settings() -> dict[str, set[str]]:
+    """Every key that can be set, with the files that hold it: `{"data.window": {"data/waves"}, ...}`."""
+    found = defaultdict(set)
+    for folder in folders():
+        for name, content in read(folder).items():
+            if name.split("/")[0] not in ("experiment", "debug"):
+                for key, _ in leaves({k: v for k, v in content.items() if k not in ("defaults", "hydra")}):
+                    found[key].add(name)
+    return found
+
+
+def targets(group: str = "") -> dict[str, str]:
+    """The `_target_` that each option of a group names: `{"rnn": "torch.nn.RNN", ...}`; of all groups by default.
+
+    These exact names are what a checkpoint may be built from.
+    """
+    found = {}
+    for folder in folders():
+        for name, content in read(folder).items():
+            for key, value in leaves(content):
+                if key.endswith("_target_") and (not group or key == f"{group}._target_"):
+                    found[name.split("/")[-1] if group else f"{name}:{key}"] = value
+    return found

@@ -1,0 +1,1 @@
+"""LightningDataModules: where sequences come from."""

@@ -1,0 +1,138 @@
+"""What every dataset shares: whole batches by index, in an order that does not depend on the number of processes."""
+
+import math
+import os
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from rnnlab.spec import Kind, SequenceSpec
+
+Split = Literal["train", "val", "test"]
+
+
+class GlobalBatches(Sampler[Tensor]):
+    """Shuffled training batches: batch k of an epoch is the same set of samples on any number of ranks.
+
+    The order is a function of seed and epoch. A set smaller than an epoch is shuffled and gone through again.
+
+    **Arguments:**
+
+    - `size`: samples of the set.
+    - `batch_size`: samples a step, all ranks together; each rank gets every `world_size`-th of them.
+    - `steps`: batches of an epoch; `None` is one pass, without the last samples if they do not fill a batch.
+    - `seed`: of the order.
+    - `rank`, `world_size`: which share of each batch to yield.
+    """
+
+    def __init__(self, size: int, batch_size: int, steps: int | None, seed: int, rank: int = 0, world_size: int = 1):
+        self.size = size
+        self.batch_size = batch_size
+        self.steps = steps or max(1, size // batch_size)
+        self.seed = seed
+        self.share = slice(rank, None, world_size)
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        needed = self.steps * self.batch_size
+        passes = [torch.randperm(self.size, generator=generator) for _ in range(math.ceil(needed / self.size))]
+        batches = torch.cat(passes)[:needed].view(self.steps, self.batch_size)
+        yield from batches[:, self.share]
+
+
+class EvenBatches(Sampler[Tensor]):
+    """Every sample once, in order, in batches of nearly the same size; the ranks share them without padding.
+
+    A set with fewer samples than ranks is seen whole by each rank, which leaves every metric as it is.
+    """
+
+    def __init__(self, size: int, batch_size: int, rank: int = 0, world_size: int = 1):
+        if size < world_size:
+            rank, world_size = 0, 1
+        chunks = world_size * math.ceil(size / (world_size * batch_size))
+        self.batches = [chunk for chunk in torch.arange(size).tensor_split(chunks)[rank::world_size] if len(chunk)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.batches)
+
+
+class SequenceData(pl.LightningDataModule):
+    """A dataset that knows its `spec` after `setup` and serves whole batches by indexing tensors.
+
+    A subclass defines `make`, which sets `self.spec` and returns a `Dataset` for each split. These take a tensor of
+    indices and return a pair (x, y) of tensors whose first dimension is the batch.
+
+    **Arguments:**
+
+    - `batch_size`: samples a step and device.
+    - `epoch_steps`: optimizer steps between validations; `None` is one pass over the training set.
+
+    `spec` may be set before `setup`: then its vocabulary or scale is used in place of this set's own, which is how a
+    trained model is tested on other data.
+    """
+
+    kinds: ClassVar[tuple[Kind, ...]]  # what `spec.kind` can become
+
+    def __init__(self, batch_size: int, epoch_steps: int | None = None):
+        super().__init__()
+        self.batch_size = batch_size
+        self.epoch_steps = epoch_steps
+        self.spec: SequenceSpec | None = None
+        self.splits: dict[Split, Dataset] = {}
+
+    def make(self) -> dict[Split, Dataset]:
+        """Build the splits and set `self.spec`."""
+        raise NotImplementedError
+
+    def setup(self, stage: str) -> None:
+        if not self.splits:
+            self.splits = self.make()
+
+    def example(self, size: int) -> Any:
+        """The first `size` samples of the validation set, as one batch (x, y)."""
+        dataset = self.splits["val"]
+        return dataset[torch.arange(min(size, len(dataset)))]  # type: ignore[index, arg-type]
+
+    def train_dataloader(self) -> DataLoader:
+        rank, world_size = self._place()
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # the run's, from lightning's seed_everything
+        size = len(self.splits["train"])  # type: ignore[arg-type]
+        return self._loader(
+            "train", GlobalBatches(size, self.batch_size * world_size, self.epoch_steps, seed, rank, world_size)
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        return self._evaluation_loader("test")
+
+    def _evaluation_loader(self, split: Split) -> DataLoader:
+        size = len(self.splits[split])  # type: ignore[arg-type]
+        return self._loader(split, EvenBatches(size, self.batch_size, *self._place()))
+
+    def _loader(self, split: Split, batches: Sampler[Tensor]) -> DataLoader:
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        # batch_size=None: the sampler's indices go to the dataset as one tensor, nothing is collated
+        return DataLoader(self.splits[split], sampler=batches, batch_size=None, pin_memory=on_gpu)
+
+    def _place(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

@@ -1,0 +1,47 @@
+"""One word or sentence, continued character by character."""
+
+import torch
+from torch.utils.data import Dataset, TensorDataset
+
+from rnnlab.data.base import SequenceData, Split
+from rnnlab.errors import require
+from rnnlab.spec import SequenceSpec
+
+
+class HelloData(SequenceData):
+    """The characters of a text but the last, and the characters that follow them: `"hell"` -> `"ello"`.
+
+    There is one sequence, so all three splits are it: this asks whether a network can learn at all, not whether it
+    generalises. x and y are (1, len(text) - 1) token indices.
+
+    **Arguments:**
+
+    - `text`: at least two characters. The vocabulary is its characters in order of first appearance.
+    - `batch_size`, `epoch_steps`: see `SequenceData`; a batch holds copies of the sequence.
+
+    **Raises:** `UserError` for a shorter text, or for characters that a vocabulary set beforehand lacks.
+    """
+
+    kinds = ("tokens",)
+
+    def __init__(self, text: str = "hello", batch_size: int = 1, epoch_steps: int | None = 100):
+        super().__init__(batch_size, epoch_steps)
+        self.text = str(text)  # data.text=1234 arrives as a number
+        require(
+            len(self.text) >= 2,
+            f"data.text={self.text!r} is too short: the network predicts the next character, so give two or more.",
+        )
+
+    def make(self) -> dict[Split, Dataset]:
+        if self.spec is None:
+            vocab = tuple(dict.fromkeys(self.text))
+            self.spec = SequenceSpec("tokens", len(vocab), len(vocab), len(self.text) - 1, vocab)
+        index = {sign: i for i, sign in enumerate(self.spec.vocab)}
+        unknown = "".join(dict.fromkeys(sign for sign in self.text if sign not in index))
+        require(
+            not unknown,
+            f"data.text has characters that the model's vocabulary {''.join(index)!r} lacks: {unknown!r}.",
+        )
+        tokens = torch.tensor([[index[sign] for sign in self.text]])
+        sequence = TensorDataset(tokens[:, :-1], tokens[:, 1:])
+        return {"train": sequence, "val": sequence, "test": sequence}

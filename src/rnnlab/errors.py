@@ -1,0 +1,11 @@
+"""What a user got wrong, told in one message."""
+
+
+class UserError(Exception):
+    """A mistake that the user can mend. The message says what is wrong, where, and what to do; it needs no traceback."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `UserError(message)` unless `condition` holds."""
+    if not condition:
+        raise UserError(message)

@@ -1,0 +1,188 @@
+"""The five steps of a run."""
+
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class, instantiate
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from rnnlab import checkpoint, conf
+from rnnlab.check import check
+from rnnlab.data.base import SequenceData
+from rnnlab.devices import check_devices
+from rnnlab.errors import UserError
+from rnnlab.launch import own_job
+from rnnlab.tasks.base import Task
+
+
+def train(cfg: DictConfig) -> float | None:
+    """Fit a composed config, test its best checkpoint, and leave everything in the run's folder.
+
+    **Returns:** the best value of `cfg.monitor`, for a sweep to compare.
+    """
+    check(cfg)
+    check_devices(cfg.trainer)
+    quiet()
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    resume = _resume(cfg.ckpt)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    datamodule, model = make_parts(cfg)
+    keeper = checkpoint.BestAndLast(folder / "checkpoints", cfg.monitor, cfg.mode, _plain_parts(cfg))
+    with own_job():
+        trainer = make_trainer(cfg, folder, keeper)
+        for board in _boards(trainer):
+            board.experiment.add_text("config", _markdown(OmegaConf.to_yaml(cfg, resolve=True)))
+        trainer.fit(model, datamodule=datamodule, ckpt_path=resume, weights_only=True)
+        best = trainer.strategy.broadcast(str(keeper.best) if keeper.best.exists() else None)
+        trainer.test(model, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
+        if trainer.is_global_zero:
+            _finish(cfg, trainer, model, datamodule, folder)
+    return keeper.best_score
+
+
+def evaluate(cfg: DictConfig) -> None:
+    """Test the checkpoint `cfg.ckpt` on the data that it was trained for, or on `cfg.data`; everything else is in it."""
+    check_devices(cfg.trainer)
+    quiet()
+    saved = checkpoint.load(cfg.ckpt)
+    data = OmegaConf.to_container(cfg.data, resolve=True) if cfg.get("data") else {}
+    data = data if "_target_" in data else {**saved["rnnlab"]["data"], **data}
+    spec = saved["hyper_parameters"]["spec"]
+    model = checkpoint.build(saved["rnnlab"]["model"], cfg.ckpt, spec=spec)
+    try:
+        model.load_state_dict(saved["state_dict"])
+    except RuntimeError as error:
+        raise UserError(f"ckpt={cfg.ckpt} does not hold the weights of the network that it describes.") from error
+    datamodule = checkpoint.build(data, cfg.ckpt)
+    datamodule.spec = model.spec
+    datamodule.prepare_data()
+    datamodule.setup("test")
+    _check_same_sizes(model, datamodule)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with own_job():
+        trainer = instantiate(cfg.trainer, logger=False, callbacks=[], enable_checkpointing=False,
+                              enable_progress_bar=False, default_root_dir=folder)  # fmt: skip
+        trainer.test(model, datamodule=datamodule, verbose=False)
+        if trainer.is_global_zero:
+            _tell(trainer, model, datamodule, folder)
+
+
+def make_parts(cfg: DictConfig) -> tuple[SequenceData, Task]:
+    """Data first, then a model of the data's sizes.
+
+    **Raises:** `UserError` if the model reads another kind of data; it names what fits.
+    """
+    datamodule = instantiate(cfg.data)
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    reads = get_class(cfg.model._target_).kind
+    if reads != datamodule.spec.kind:
+        raise UserError(_mismatch(reads, datamodule.spec.kind))
+    return datamodule, instantiate(cfg.model, spec=datamodule.spec.as_dict())
+
+
+def make_trainer(cfg: DictConfig, folder: Path, *callbacks: pl.Callback) -> pl.Trainer:
+    """The trainer of a config with its callbacks, its loggers and `callbacks`, at home in `folder`."""
+    watchers = [instantiate(callback) for callback in cfg.callbacks.values() if callback is not None]
+    return instantiate(
+        cfg.trainer,
+        callbacks=[*watchers, *callbacks],
+        logger=[instantiate(logger) for logger in cfg.logger.values() if logger is not None],
+        plugins=[checkpoint.AtomicIO()],
+        enable_progress_bar="progress" in cfg.callbacks,
+        default_root_dir=folder,
+    )
+
+
+def quiet() -> None:
+    """Silence what Lightning says of every run, and what does not hold here."""
+    logging.getLogger("lightning").handlers.clear()  # Hydra's handlers print it already
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # whole batches come by index out of memory: workers would only add a copy
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # lightning 2.6 calls what torch 2.13 deprecates
+    warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*")
+
+
+def _resume(ckpt: str | None) -> str | None:
+    if ckpt is None:
+        return None
+    path = checkpoint.newest(Path(HydraConfig.get().run.dir).parent) if ckpt == "last" else Path(ckpt)
+    checkpoint.load(path)
+    return str(path)
+
+
+def _plain_parts(cfg: DictConfig) -> dict[str, Any]:
+    return {part: OmegaConf.to_container(cfg[part], resolve=True) for part in ("model", "data")}
+
+
+def _mismatch(reads: str, given: str) -> str:
+    """`model=char reads tokens, data=waves gives values: use model=regressor, or data=hello.`"""
+    choices = HydraConfig.get().runtime.choices
+    models = [name for name, target in conf.targets("model").items() if get_class(target).kind == given]
+    datasets = [name for name, target in conf.targets("data").items() if reads in get_class(target).kinds]
+    use_model = " or ".join(f"model={name}" for name in models)
+    use_data = " or ".join(f"data={name}" for name in datasets if name != choices["data"])
+    return (
+        f"model={choices['model']} reads {reads}, data={choices['data']} gives {given}: "
+        f"use {use_model}{f', or {use_data}' if use_data else ''}."
+    )
+
+
+def _check_same_sizes(model: Task, datamodule: SequenceData) -> None:
+    here, there = datamodule.spec, model.spec
+    for name in ("kind", "input_size", "output_size"):
+        if getattr(here, name) != getattr(there, name):
+            raise UserError(
+                f"The data have {name} {getattr(here, name)}, the checkpoint was trained for {getattr(there, name)}."
+            )
+
+
+def _finish(cfg: DictConfig, trainer: pl.Trainer, model: Task, datamodule: SequenceData, folder: Path) -> None:
+    """A row in TensorBoard's HParams table, and what `_tell` leaves."""
+    scores = _tell(trainer, model, datamodule, folder)
+    settings = {group: HydraConfig.get().runtime.choices[group] for group in ("data", "model", "cell", "optim")}
+    for group in ("data", "cell", "optim"):
+        plain = OmegaConf.to_container(cfg[group], resolve=True)
+        settings |= {key: value for key, value in conf.leaves(plain, group) if "_target_" not in key}
+    for board in _boards(trainer):
+        board.log_hyperparams({**settings, "seed": cfg.seed}, scores, trainer.global_step)
+        board.finalize("success")
+    Console().print(f"tensorboard --logdir {_logs(folder)}", highlight=False, soft_wrap=True)
+
+
+def _tell(trainer: pl.Trainer, model: Task, datamodule: SequenceData, folder: Path) -> dict[str, float]:
+    """The test metrics as a table and as `metrics.json`, what the model predicts, and where to find it all."""
+    scores = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
+    (folder / "metrics.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+    console = Console()
+    table = Table("metric", "value")
+    for name, score in scores.items():
+        table.add_row(name, repr(score))
+    console.print(table)
+    if (text := model.text(datamodule.example(1))) is not None:
+        console.print(text, highlight=False, markup=False)
+    console.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
+    return scores
+
+
+def _boards(trainer: pl.Trainer) -> list[TensorBoardLogger]:
+    boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    return boards if trainer.is_global_zero else []
+
+
+def _logs(folder: Path) -> Path:
+    """The `logs` folder above a run, or the run's own."""
+    return next((parent for parent in folder.parents if parent.name == "logs"), folder)
+
+
+def _markdown(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())

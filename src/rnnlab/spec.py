@@ -1,0 +1,34 @@
+"""What a dataset says of itself, so that sizes are written in one place only."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Kind = Literal["tokens", "labels", "values"]
+
+
+@dataclass(frozen=True)
+class SequenceSpec:
+    """Everything a task needs to know of its data; a checkpoint carries it as a plain dict.
+
+    **Arguments:**
+
+    - `kind`: what the targets are. `tokens`: the next sign at every step, x and y are (batch, time) integers.
+      `labels`: one class a sequence, x is (batch, time, features), y is (batch,) integers.
+      `values`: x is (batch, time, features), y is (batch, values).
+    - `input_size`: features a step; for tokens the size of the vocabulary.
+    - `output_size`: classes or values to predict.
+    - `seq_len`: steps of a sequence.
+    - `vocab`: for tokens, the sign of every index.
+    - `scale`: for standardised values, (mean, standard deviation) of the training part on the original scale.
+    """
+
+    kind: Kind
+    input_size: int
+    output_size: int
+    seq_len: int
+    vocab: tuple[str, ...] = ()
+    scale: tuple[float, float] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields, plain: what `SequenceSpec(**fields)` takes."""
+        return asdict(self)

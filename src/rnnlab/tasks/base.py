@@ -1,0 +1,126 @@
+"""What every task shares: one loss for three splits, exact metrics, the optimizer."""
+
+from typing import Any, ClassVar, Literal
+
+import lightning.pytorch as pl
+from hydra.utils import instantiate
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric
+
+from rnnlab.errors import UserError
+from rnnlab.network import SimpleRNN
+from rnnlab.spec import Kind, SequenceSpec
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Task(pl.LightningModule):
+    """A network with a loss, metrics and a way to show what it predicts.
+
+    A subclass says which `kind` of data it reads, where the network is read out, and defines `loss` and `make_metrics`.
+    Training only returns the loss: what is logged, and how often, is the callbacks' matter, so that a step costs no more
+    than it must.
+
+    **Arguments:**
+
+    - `cell`: config of the recurrent cell, a plain dict.
+    - `optim`: config of the optimizer, its scheduler and the scheduler's interval, a plain dict.
+    - `spec`: the fields of the data's `SequenceSpec`, a plain dict.
+
+    **Raises:** `UserError` if the data are of another kind.
+    """
+
+    kind: ClassVar[Kind]
+    readout: ClassVar[Literal["last", "all"]] = "last"
+    loss_label: ClassVar[str]  # for the axis of a picture, with the unit
+
+    def __init__(self, cell: dict[str, Any], optim: dict[str, Any], spec: dict[str, Any]):
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.optim = optim
+        self.spec = SequenceSpec(**spec)
+        if self.spec.kind != self.kind:
+            raise UserError(f"{type(self).__name__} reads {self.kind}, the data are {self.spec.kind}.")
+        self.network = SimpleRNN(cell, self.spec.input_size, self.spec.output_size, self.readout)
+        self.metrics = nn.ModuleDict({split: nn.ModuleDict(self._metrics()) for split in ("val", "test")})
+
+    def loss(self, out: Tensor, y: Tensor) -> Tensor:
+        """The mean over all predictions in `out` of what each costs given its target in `y`; a scalar."""
+        raise NotImplementedError
+
+    def make_metrics(self) -> dict[str, Metric]:
+        """Metrics by name; each is updated with (network output, target), both flattened over batch and time."""
+        raise NotImplementedError
+
+    def derived(self, loss: float) -> dict[str, float]:
+        """Figures that follow from the mean loss of a split alone."""
+        return {}
+
+    def text(self, batch: Batch) -> str | None:
+        """What the network makes of a batch, for people to read; `None` if there is nothing to read."""
+        return None
+
+    def figure(self, batch: Batch) -> Figure | None:
+        """What the network makes of a batch, for people to look at; `None` if there is nothing to see."""
+        return None
+
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """See `SimpleRNN.forward`."""
+        return self.network(x, state)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        x, y = batch
+        out, _ = self.network(x)
+        return self.loss(out, y)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._measure(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._measure(batch, "test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self.network(batch[0])[0]
+
+    def on_validation_epoch_end(self) -> None:
+        self._report("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._report("test")
+
+    def configure_optimizers(self) -> Any:
+        optimizer = instantiate(self.optim["optimizer"])(self.parameters())
+        if self.optim["scheduler"] is None:
+            return optimizer
+        scheduler = instantiate(self.optim["scheduler"])(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": self.optim["interval"]},
+        }
+
+    def _metrics(self) -> dict[str, Metric]:
+        # a loss that is not a number must show, not be left out of the mean
+        return {"loss": MeanMetric(nan_strategy="disable"), **self.make_metrics()}
+
+    def _measure(self, batch: Batch, split: str) -> None:
+        x, y = batch
+        out, _ = self.network(x)
+        for name, metric in self.metrics[split].items():
+            if name == "loss":
+                metric.update(self.loss(out, y), y.numel())
+            else:
+                metric.update(*self.flatten(out, y))
+
+    def flatten(self, out: Tensor, y: Tensor) -> Batch:
+        """Predictions and targets without the time dimension, if they have one."""
+        return out.flatten(0, -2), y.flatten()
+
+    def _report(self, split: str) -> None:
+        scores = {}
+        for name, metric in self.metrics[split].items():
+            scores[name] = metric.compute().item()
+            metric.reset()
+        scores |= self.derived(scores["loss"])
+        # every rank holds the same figures, torchmetrics has gathered them; loggers get them from the callbacks
+        self.log_dict({f"{split}/{name}": score for name, score in scores.items()}, logger=False, sync_dist=True)

@@ -1,0 +1,50 @@
+"""Sequence regression."""
+
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchmetrics import MeanAbsoluteError, Metric, R2Score
+
+from rnnlab.tasks.base import Batch, Task
+
+
+class SequenceRegressor(Task):
+    """Gives each sequence `spec.output_size` values, read off the last step; y is (batch, values).
+
+    The loss is the mean squared error, beside it the mean absolute error and R2, the share of the variance explained.
+    All are on the scale of the targets that the data give.
+    """
+
+    kind = "values"
+    loss_label = "mean squared error"
+
+    def loss(self, out: Tensor, y: Tensor) -> Tensor:
+        return F.mse_loss(out, y)
+
+    def make_metrics(self) -> dict[str, Metric]:
+        return {"mae": MeanAbsoluteError(), "r2": R2Score()}
+
+    def flatten(self, out: Tensor, y: Tensor) -> Batch:
+        return out, y
+
+    def figure(self, batch: Batch, shown: int = 200) -> Figure:
+        """Prediction and truth of the batch's first `shown` sequences, side by side, and of all against each other."""
+        x, y = batch
+        truth = y[:, 0].cpu()
+        predicted = self.network(x.to(self.device))[0][:, 0].float().cpu()
+        if self.spec.scale is not None:
+            mean, deviation = self.spec.scale
+            truth, predicted = truth * deviation + mean, predicted * deviation + mean
+        figure = Figure(figsize=(11, 4), layout="constrained")
+        lines, scatter = figure.subplots(1, 2, width_ratios=(2, 1))
+        lines.plot(truth[:shown], color="black", linewidth=1.2, label="truth")
+        lines.plot(predicted[:shown], color="tab:orange", linewidth=1.2, label="prediction")
+        lines.set(xlabel="sequence of the validation set", ylabel="value")
+        lines.legend(loc="upper right")
+        scatter.scatter(truth, predicted, s=8, alpha=0.5, color="tab:orange")
+        scatter.axline((0, 0), slope=1, color="black", linewidth=0.8)
+        low, high = float(min(truth.min(), predicted.min())), float(max(truth.max(), predicted.max()))
+        margin = 0.05 * (high - low) or 1.0
+        limits = (low - margin, high + margin)
+        scatter.set(xlabel="truth", ylabel="prediction", xlim=limits, ylim=limits, aspect="equal")
+        return figure
