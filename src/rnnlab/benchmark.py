@@ -11,11 +11,11 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 
 from rnnlab import checkpoint, run
 from rnnlab.check import check
+from rnnlab.console import tell
 from rnnlab.devices import check_devices
 
 
@@ -40,14 +40,12 @@ def benchmark(cfg: DictConfig) -> None:
         "rnnlab (steps/s)": full[1:],
         "rnnlab / plain loop": [ours / theirs for ours, theirs in zip(full[1:], plain[1:], strict=True)],
     }
-    figures = {
-        name: {"median": statistics.median(row), "min": min(row), "max": max(row)} for name, row in rows.items()
-    }
+    figures = {name: {"median": statistics.median(row), "min": min(row), "max": max(row)} for name, row in rows.items()}
     (folder / "benchmark.json").write_text(json.dumps({"steps": steps, **figures}, indent=2) + "\n", encoding="utf-8")
     table = Table("", "median", "min", "max", title=f"{cfg.name}: {steps} steps, {cfg.repeats} pairs")
     for name, figure in figures.items():
         table.add_row(name, *(f"{value:.4g}" for value in figure.values()))
-    Console().print(table)
+    tell(table)
 
 
 class _Clock(pl.Callback):

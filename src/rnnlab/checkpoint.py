@@ -136,6 +136,6 @@ def build(config: dict[str, Any], path: str | Path, **kwargs: Any) -> Any:
     strange = sorted(str(name) for name in named - allowed)
     require(
         not strange,
-        f"ckpt={path} asks for {', '.join(strange)}, which no yaml in conf/ names. If you trust it, add a yaml that does.",
+        f"ckpt={path} asks for {', '.join(strange)}, which no yaml in conf/ names. If you trust it, add one that does.",
     )
     return instantiate(OmegaConf.create(config), **kwargs)

@@ -23,13 +23,16 @@ def run(main: Callable[[], Any]) -> None:
     original = hydra_utils.run_and_report
 
     def report(function: Callable[[], Any]) -> Any:
-        try:
-            return function()
-        except Exception as error:
-            _stop(error)
-            return original(lambda: _raise(error))
+        def told() -> Any:
+            try:
+                return function()
+            except Exception as error:
+                _stop(error)
+                raise
 
-    hydra_utils.run_and_report = report
+        return original(told)
+
+    hydra_utils.run_and_report = report  # type: ignore[assignment]
     main()
 
 
@@ -75,13 +78,9 @@ def _stop(error: Exception) -> None:
     message = None if os.environ.get("HYDRA_FULL_ERROR") == "1" else explain(error)
     if message is None:
         return
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+    if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"Error: {message}", file=sys.stderr)
     sys.exit(1)
-
-
-def _raise(error: Exception) -> None:
-    raise error
 
 
 def _with_cause(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. The message says what is wrong, where, and what to do; it needs no traceback."""
+    """A mistake that the user can mend. The message says what is wrong, where, and what to do."""
 
 
 def require(condition: bool, message: str) -> None:

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch.distributed
 from hydra._internal.utils import get_args_parser
@@ -19,7 +20,7 @@ def own_job() -> Iterator[None]:
     The launcher calls `sys.argv` again for each rank. In a sweep that would be the whole sweep, so here it becomes this
     job's own overrides, in this job's folder. Afterwards argv, environment and process group are as they were.
     """
-    cfg = HydraConfig.instance().cfg
+    cfg: Any = HydraConfig.instance().cfg
     argv, environment = list(sys.argv), dict(os.environ)
     if cfg is not None and cfg.hydra.mode == RunMode.MULTIRUN:
         args = get_args_parser().parse_args(sys.argv[1:])

@@ -24,7 +24,9 @@ class SimpleRNN(nn.Module):
     - `readout`: `"last"` predicts once, after the last step; `"all"` predicts at every step.
     """
 
-    def __init__(self, cell: dict[str, Any], input_size: int, output_size: int, readout: Literal["last", "all"] = "last"):
+    def __init__(
+        self, cell: dict[str, Any], input_size: int, output_size: int, readout: Literal["last", "all"] = "last"
+    ):
         super().__init__()
         self.input_size = input_size
         self.readout = readout

@@ -11,11 +11,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.table import Table
 
 from rnnlab import checkpoint, conf
 from rnnlab.check import check
+from rnnlab.console import tell
 from rnnlab.data.base import SequenceData
 from rnnlab.devices import check_devices
 from rnnlab.errors import UserError
@@ -49,11 +49,11 @@ def train(cfg: DictConfig) -> float | None:
 
 
 def evaluate(cfg: DictConfig) -> None:
-    """Test the checkpoint `cfg.ckpt` on the data that it was trained for, or on `cfg.data`; everything else is in it."""
+    """Test the checkpoint `cfg.ckpt` on the data that it was trained for, or on `cfg.data`."""
     check_devices(cfg.trainer)
     quiet()
     saved = checkpoint.load(cfg.ckpt)
-    data = OmegaConf.to_container(cfg.data, resolve=True) if cfg.get("data") else {}
+    data: Any = OmegaConf.to_container(cfg.data, resolve=True)
     data = data if "_target_" in data else {**saved["rnnlab"]["data"], **data}
     spec = saved["hyper_parameters"]["spec"]
     model = checkpoint.build(saved["rnnlab"]["model"], cfg.ckpt, spec=spec)
@@ -83,7 +83,7 @@ def make_parts(cfg: DictConfig) -> tuple[SequenceData, Task]:
     datamodule = instantiate(cfg.data)
     datamodule.prepare_data()
     datamodule.setup("fit")
-    reads = get_class(cfg.model._target_).kind
+    reads = _class(cfg.model._target_).kind
     if reads != datamodule.spec.kind:
         raise UserError(_mismatch(reads, datamodule.spec.kind))
     return datamodule, instantiate(cfg.model, spec=datamodule.spec.as_dict())
@@ -103,13 +103,16 @@ def make_trainer(cfg: DictConfig, folder: Path, *callbacks: pl.Callback) -> pl.T
 
 
 def quiet() -> None:
-    """Silence what Lightning says of every run, and what does not hold here."""
-    logging.getLogger("lightning").handlers.clear()  # Hydra's handlers print it already
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    """Leave what Lightning says of every run to the log, and what does not hold here unsaid."""
+    logging.getLogger("lightning").handlers.clear()  # Hydra's handlers have it already
     # whole batches come by index out of memory: workers would only add a copy
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     # lightning 2.6 calls what torch 2.13 deprecates
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*")
+
+
+def _class(target: str) -> Any:
+    return get_class(target)
 
 
 def _resume(ckpt: str | None) -> str | None:
@@ -127,8 +130,8 @@ def _plain_parts(cfg: DictConfig) -> dict[str, Any]:
 def _mismatch(reads: str, given: str) -> str:
     """`model=char reads tokens, data=waves gives values: use model=regressor, or data=hello.`"""
     choices = HydraConfig.get().runtime.choices
-    models = [name for name, target in conf.targets("model").items() if get_class(target).kind == given]
-    datasets = [name for name, target in conf.targets("data").items() if reads in get_class(target).kinds]
+    models = [name for name, target in conf.targets("model").items() if _class(target).kind == given]
+    datasets = [name for name, target in conf.targets("data").items() if reads in _class(target).kinds]
     use_model = " or ".join(f"model={name}" for name in models)
     use_data = " or ".join(f"data={name}" for name in datasets if name != choices["data"])
     return (
@@ -156,21 +159,20 @@ def _finish(cfg: DictConfig, trainer: pl.Trainer, model: Task, datamodule: Seque
     for board in _boards(trainer):
         board.log_hyperparams({**settings, "seed": cfg.seed}, scores, trainer.global_step)
         board.finalize("success")
-    Console().print(f"tensorboard --logdir {_logs(folder)}", highlight=False, soft_wrap=True)
+    tell(f"to see it: tensorboard --logdir {_logs(folder)}")
 
 
 def _tell(trainer: pl.Trainer, model: Task, datamodule: SequenceData, folder: Path) -> dict[str, float]:
     """The test metrics as a table and as `metrics.json`, what the model predicts, and where to find it all."""
     scores = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
     (folder / "metrics.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
-    console = Console()
     table = Table("metric", "value")
     for name, score in scores.items():
         table.add_row(name, repr(score))
-    console.print(table)
+    tell(table)
     if (text := model.text(datamodule.example(1))) is not None:
-        console.print(text, highlight=False, markup=False)
-    console.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
+        tell(text)
+    tell(f"run folder: {folder}")
     return scores
 
 

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from torch import Tensor
 
 from rnnlab.errors import UserError
@@ -61,13 +62,15 @@ class Curves(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
-            metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+            metrics = {
+                name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")
+            }
             self._write(trainer, metrics)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir) / "figures"
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             self._figure(pl_module.loss_label).savefig(folder / "loss.png", dpi=120)  # type: ignore[arg-type]
 
     def _mean_loss(self) -> float:
@@ -99,6 +102,8 @@ class Curves(pl.Callback):
         values = [value for points in self.history.values() for _, value in points]
         if values and min(values) > 0 and max(values) > 10 * min(values):
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.4)))
         axes.set(xlabel="optimizer step", ylabel=label)
         axes.grid(alpha=0.3)
         axes.legend()

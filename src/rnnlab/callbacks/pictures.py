@@ -31,7 +31,7 @@ class Pictures(pl.Callback):
             for board in boards:
                 board.add_image("prediction", pixels, step, dataformats="HWC")
             folder = Path(trainer.default_root_dir) / "figures"
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / "prediction.png")
 
 

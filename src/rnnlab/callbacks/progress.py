@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
+from rnnlab.console import tell
+
 REDRAW = 0.2  # seconds; drawing takes 1 to 2 ms, and reading the loss waits for a GPU
 
 
@@ -88,8 +90,10 @@ class Progress(ProgressBar):
             of_total = f"/{self.total}"
             if rate:
                 left = f"  {timedelta(seconds=round((self.total - step) / rate))} left"
-        text = f"step {step}{of_total}  train/loss {float(self.loss):.4g}{self.monitored}  {rate:.0f} steps/s{left}{doing}"
+        text = (
+            f"step {step}{of_total}  train/loss {float(self.loss):.4g}{self.monitored}  {rate:.0f} steps/s{left}{doing}"
+        )
         if self.bar is not None:
             self.bar.update(self.task, description=text, completed=step, refresh=True)
         else:
-            self.console.print(text, highlight=False, soft_wrap=True)
+            tell(text)

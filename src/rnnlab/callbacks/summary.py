@@ -4,13 +4,14 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from rnnlab.console import tell
+
 
 class Summary(pl.Callback):
-    """Prints every layer of the network with the shapes of a batch on its way through, and its exact parameter count."""
+    """Prints every layer of the network, the shapes of a batch on its way through, and its exact parameter count."""
 
     @torch.no_grad()
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -21,7 +22,9 @@ class Summary(pl.Callback):
         network: nn.Module = pl_module.network  # type: ignore[assignment]
         rows: dict[str, tuple[str, str]] = {}
         hooks = [
-            layer.register_forward_hook(lambda _, args, out, name=name: rows.update({name: (_shape(args[0]), _shape(out))}))
+            layer.register_forward_hook(
+                lambda _, args, out, name=name: rows.update({name: (_shape(args[0]), _shape(out))})
+            )
             for name, layer in network.named_modules()
             if name and not list(layer.children())
         ]
@@ -35,7 +38,7 @@ class Summary(pl.Callback):
             table.add_row(name, type(layer).__name__, *shapes, f"{_count(layer):,}")
         table.add_section()
         table.add_row("total", type(network).__name__, "", "", f"{_count(network):,}")
-        Console().print(table)
+        tell(table)
 
 
 def _count(module: nn.Module) -> int:

@@ -108,9 +108,13 @@ class SequenceData(pl.LightningDataModule):
         dataset = self.splits["val"]
         return dataset[torch.arange(min(size, len(dataset)))]  # type: ignore[index, arg-type]
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        x, y = batch
+        return x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+
     def train_dataloader(self) -> DataLoader:
         rank, world_size = self._place()
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # the run's, from lightning's seed_everything
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # the run's, from lightning's seed_everything
         size = len(self.splits["train"])  # type: ignore[arg-type]
         return self._loader(
             "train", GlobalBatches(size, self.batch_size * world_size, self.epoch_steps, seed, rank, world_size)

@@ -69,6 +69,8 @@ class RandomData(SequenceData):
         y = values if self.target == "values" else values.argmax(1)
         if self.target == "noise":
             y = torch.randint(self.output_size, y.shape, generator=generator)
-        self.spec = SequenceSpec("values" if self.target == "values" else "labels", input_size, self.output_size, seq_len)
+        self.spec = SequenceSpec(
+            "values" if self.target == "values" else "labels", input_size, self.output_size, seq_len
+        )
         parts = zip(x.split(list(self.sizes.values())), y.split(list(self.sizes.values())), strict=True)
         return {split: TensorDataset(*part) for split, part in zip(self.sizes, parts, strict=True)}

@@ -88,7 +88,7 @@ class WavesData(SequenceData):
         self.seed = seed
 
     def make(self) -> dict[Split, Dataset]:
-        num_series, length = self.shape
+        length = self.shape[1]
         series = self._series()
         val, test = int(TRAIN * length), int((TRAIN + VAL) * length)
         if self.spec is None or self.spec.scale is None:

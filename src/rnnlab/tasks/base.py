@@ -1,5 +1,6 @@
 """What every task shares: one loss for three splits, exact metrics, the optimizer."""
 
+import inspect
 from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
@@ -19,8 +20,8 @@ class Task(pl.LightningModule):
     """A network with a loss, metrics and a way to show what it predicts.
 
     A subclass says which `kind` of data it reads, where the network is read out, and defines `loss` and `make_metrics`.
-    Training only returns the loss: what is logged, and how often, is the callbacks' matter, so that a step costs no more
-    than it must.
+    Training only returns the loss: what is logged, and how often, is the callbacks' matter, so that a step costs no
+    more than it must.
 
     **Arguments:**
 
@@ -44,6 +45,14 @@ class Task(pl.LightningModule):
             raise UserError(f"{type(self).__name__} reads {self.kind}, the data are {self.spec.kind}.")
         self.network = SimpleRNN(cell, self.spec.input_size, self.spec.output_size, self.readout)
         self.metrics = nn.ModuleDict({split: nn.ModuleDict(self._metrics()) for split in ("val", "test")})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the name of every hook that it calls, 40 times a step. nn.Module would first make sure,
+        # slowly, that no parameter or submodule is meant, which costs a small network a twentieth of its speed
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def loss(self, out: Tensor, y: Tensor) -> Tensor:
         """The mean over all predictions in `out` of what each costs given its target in `y`; a scalar."""
@@ -74,6 +83,9 @@ class Task(pl.LightningModule):
         out, _ = self.network(x)
         return self.loss(out, y)
 
+    # Lightning looks at the signature in every step; one that is stored need not be worked out again
+    training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._measure(batch, "val")
 
@@ -103,10 +115,13 @@ class Task(pl.LightningModule):
         # a loss that is not a number must show, not be left out of the mean
         return {"loss": MeanMetric(nan_strategy="disable"), **self.make_metrics()}
 
+    def _split(self, split: str) -> Any:
+        return self.metrics[split].items()  # type: ignore[operator, union-attr]
+
     def _measure(self, batch: Batch, split: str) -> None:
         x, y = batch
         out, _ = self.network(x)
-        for name, metric in self.metrics[split].items():
+        for name, metric in self._split(split):
             if name == "loss":
                 metric.update(self.loss(out, y), y.numel())
             else:
@@ -118,7 +133,7 @@ class Task(pl.LightningModule):
 
     def _report(self, split: str) -> None:
         scores = {}
-        for name, metric in self.metrics[split].items():
+        for name, metric in self._split(split):
             scores[name] = metric.compute().item()
             metric.reset()
         scores |= self.derived(scores["loss"])

@@ -40,7 +40,7 @@ class CharModel(Task):
         return {"perplexity": math.exp(min(loss, 700.0)), "bits_per_character": loss / math.log(2)}
 
     def text(self, batch: Batch, longest: int = 60) -> str:
-        """`'hell' -> 'ello'`: the first sequence, cut to `longest` steps, and the likeliest successor of each character."""
+        """`'hell' -> 'ello'`: the first sequence, cut to `longest`, and the likeliest successor of each character."""
         x = batch[0][:1, :longest].to(self.device)
         predicted = self.network(x)[0].argmax(-1)
         return f"{self._decode(x[0])!r} -> {self._decode(predicted[0])!r}"

@@ -39,7 +39,7 @@ class SequenceRegressor(Task):
         lines, scatter = figure.subplots(1, 2, width_ratios=(2, 1))
         lines.plot(truth[:shown], color="black", linewidth=1.2, label="truth")
         lines.plot(predicted[:shown], color="tab:orange", linewidth=1.2, label="prediction")
-        lines.set(xlabel="sequence of the validation set", ylabel="value")
+        lines.set(xlabel="sequence, in the order of the validation set", ylabel="value")
         lines.legend(loc="upper right")
         scatter.scatter(truth, predicted, s=8, alpha=0.5, color="tab:orange")
         scatter.axline((0, 0), slope=1, color="black", linewidth=0.8)
