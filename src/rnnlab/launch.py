@@ -26,7 +26,7 @@ def own_job() -> Iterator[None]:
         args = get_args_parser().parse_args(sys.argv[1:])
         flags = [f"--{flag.replace('_', '-')}={value}" for flag in ("config_dir", "config_name", "config_path")
                  if (value := getattr(args, flag))]  # fmt: skip
-        with flag_override(cfg, ["readonly", "struct"], False):
+        with flag_override(cfg.hydra, ["readonly", "struct"], False):
             cfg.hydra.run.dir = cfg.hydra.runtime.output_dir
         sys.argv[1:] = [*flags, *cfg.hydra.overrides.task, "hydra.mode=RUN"]
     try:

@@ -4,16 +4,39 @@ import inspect
 from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
+import torch
 from hydra.utils import instantiate
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 
 from rnnlab.errors import UserError
 from rnnlab.network import SimpleRNN
 from rnnlab.spec import Kind, SequenceSpec
 
 Batch = tuple[Tensor, Tensor]
+
+
+class MeanLoss(Metric):
+    """The mean over all predictions of all batches and ranks, given each batch's mean and its number of predictions.
+
+    Unlike `torchmetrics.MeanMetric` it lets a loss that is not a number show, and weighs batches while it does.
+    """
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, count: int) -> None:
+        self.total += loss * count
+        self.count += count
+
+    def compute(self) -> Tensor:
+        return self.total / self.count
 
 
 class Task(pl.LightningModule):
@@ -112,8 +135,7 @@ class Task(pl.LightningModule):
         }
 
     def _metrics(self) -> dict[str, Metric]:
-        # a loss that is not a number must show, not be left out of the mean
-        return {"loss": MeanMetric(nan_strategy="disable"), **self.make_metrics()}
+        return {"loss": MeanLoss(), **self.make_metrics()}
 
     def _split(self, split: str) -> Any:
         return self.metrics[split].items()  # type: ignore[operator, union-attr]
