@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,14 @@ class BestAndLast(Checkpoint):
         return {"best_score": self.best_score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_score = state_dict["best_score"]
+        self.best_score = state_dict["best_score"] if self.best.exists() else None
+
+    def inherit(self, resumed: str | Path) -> None:
+        """Take over the best checkpoint of the run that `resumed` belongs to, so that it stays the one to beat."""
+        best = Path(resumed).with_name("best.ckpt")
+        if best.exists() and not self.best.exists():
+            self.best.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(best, self.best)
 
     def _save(self, trainer: pl.Trainer) -> None:
         improved = self._improved(trainer)
@@ -96,6 +104,14 @@ class BestAndLast(Checkpoint):
             return False
         self.best_score = score
         return True
+
+
+def _targets(node: Any) -> Iterator[Any]:
+    """The value of every `_target_` in nested dicts and lists."""
+    if isinstance(node, dict):
+        yield from (value for key, value in node.items() if key == "_target_")
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ():
+        yield from _targets(child)
 
 
 def newest(folder: Path) -> Path:
@@ -132,8 +148,7 @@ def build(config: dict[str, Any], path: str | Path, **kwargs: Any) -> Any:
     **Raises:** `UserError` for any other target, before anything is imported.
     """
     allowed = set(conf.targets().values())
-    named = {value for key, value in conf.leaves(config) if key.split(".")[-1] == "_target_"}
-    strange = sorted(str(name) for name in named - allowed)
+    strange = sorted(str(name) for name in _targets(config) if name not in allowed)
     require(
         not strange,
         f"ckpt={path} asks for {', '.join(strange)}, which no yaml in conf/ names. If you trust it, add one that does.",

@@ -36,6 +36,8 @@ def train(cfg: DictConfig) -> float | None:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule, model = make_parts(cfg)
     keeper = checkpoint.BestAndLast(folder / "checkpoints", cfg.monitor, cfg.mode, _plain_parts(cfg))
+    if resume:
+        keeper.inherit(resume)
     with own_job():
         trainer = make_trainer(cfg, folder, keeper)
         for board in _boards(trainer):
@@ -107,6 +109,8 @@ def quiet() -> None:
     logging.getLogger("lightning").handlers.clear()  # Hydra's handlers have it already
     # whole batches come by index out of memory: workers would only add a copy
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # the curves have a point at each validation, however short an epoch is
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     # lightning 2.6 calls what torch 2.13 deprecates
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*")
 
@@ -133,10 +137,10 @@ def _mismatch(reads: str, given: str) -> str:
     models = [name for name, target in conf.targets("model").items() if _class(target).kind == given]
     datasets = [name for name, target in conf.targets("data").items() if reads in _class(target).kinds]
     use_model = " or ".join(f"model={name}" for name in models)
-    use_data = " or ".join(f"data={name}" for name in datasets if name != choices["data"])
+    use_data = " or ".join(f"{name} with another target" if name == choices["data"] else name for name in datasets)
     return (
         f"model={choices['model']} reads {reads}, data={choices['data']} gives {given}: "
-        f"use {use_model}{f', or {use_data}' if use_data else ''}."
+        f"use {use_model}{f', or data={use_data}' if use_data else ''}."
     )
 
 

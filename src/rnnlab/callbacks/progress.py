@@ -68,7 +68,10 @@ class Progress(ProgressBar):
             self.monitored = f"  {self.monitor} {float(trainer.callback_metrics[self.monitor]):.4g}"
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._show(trainer)
+        if self.loss is not None:
+            self._show(trainer)
+        elif trainer.is_global_zero:
+            tell(f"Nothing left to train at step {self.first_step}: raise trainer.max_epochs to go on.")
         self._close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

@@ -113,6 +113,8 @@ class SequenceData(pl.LightningDataModule):
         return x.to(device, non_blocking=True), y.to(device, non_blocking=True)
 
     def train_dataloader(self) -> DataLoader:
+        if (overfit := self._overfit_loader()) is not None:
+            return overfit
         rank, world_size = self._place()
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # the run's, from lightning's seed_everything
         size = len(self.splits["train"])  # type: ignore[arg-type]
@@ -121,6 +123,8 @@ class SequenceData(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader:
+        if (overfit := self._overfit_loader()) is not None:
+            return overfit
         return self._evaluation_loader("val")
 
     def test_dataloader(self) -> DataLoader:
@@ -128,6 +132,15 @@ class SequenceData(pl.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         return self._evaluation_loader("test")
+
+    def _overfit_loader(self) -> DataLoader | None:
+        """With `trainer.overfit_batches=N`, the first N training batches, the same for training and validation."""
+        number = int(getattr(self.trainer, "overfit_batches", 0))
+        if not number:
+            return None
+        dataset: Any = self.splits["train"]
+        batches: Any = [dataset[rows] for rows in EvenBatches(len(dataset), self.batch_size, *self._place()).batches]
+        return DataLoader(batches[:number], batch_size=None)  # in order, which is what Lightning insists on here
 
     def _evaluation_loader(self, split: Split) -> DataLoader:
         size = len(self.splits[split])  # type: ignore[arg-type]

@@ -1,0 +1,157 @@
+import os
+
+import pytest
+import torch
+
+from rnnlab.data.base import EvenBatches, GlobalBatches
+from rnnlab.data.hello import HelloData
+from rnnlab.data.random import RandomData
+from rnnlab.data.waves import WavesData
+from rnnlab.errors import UserError
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_global_batches_hold_the_same_samples_on_any_number_of_ranks(world_size):
+    def epoch(rank, world_size):
+        sampler = GlobalBatches(50, 8, None, seed=3, rank=rank, world_size=world_size)
+        sampler.set_epoch(2)
+        return list(sampler)
+
+    alone = epoch(0, 1)
+    shares = [epoch(rank, world_size) for rank in range(world_size)]
+    assert len(alone) == 50 // 8
+    for k, batch in enumerate(alone):
+        assert sorted(torch.cat([share[k] for share in shares]).tolist()) == sorted(batch.tolist())
+
+
+def test_an_epoch_of_one_pass_repeats_nothing_and_every_epoch_has_its_order():
+    sampler = GlobalBatches(64, 8, None, seed=0)
+    first = torch.cat(list(sampler))
+    assert sorted(first.tolist()) == list(range(64))
+    assert torch.equal(first, torch.cat(list(sampler)))
+    sampler.set_epoch(1)
+    assert not torch.equal(first, torch.cat(list(sampler)))
+
+
+def test_a_small_set_repeats_within_an_epoch():
+    batches = list(GlobalBatches(3, 2, steps=6, seed=0))
+    assert len(batches) == 6
+    assert torch.bincount(torch.cat(batches)).tolist() == [4, 4, 4]
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 8, 33])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_evaluation_sees_every_sample_once(size, world_size, batch_size):
+    ranks = [torch.cat(list(EvenBatches(size, batch_size, rank, world_size))) for rank in range(world_size)]
+    if size < world_size:
+        assert all(rank.tolist() == list(range(size)) for rank in ranks)
+    else:
+        assert sorted(torch.cat(ranks).tolist()) == list(range(size))
+        assert all(
+            len(b) <= batch_size for r in range(world_size) for b in EvenBatches(size, batch_size, r, world_size)
+        )
+
+
+def test_hello():
+    data = HelloData("hello")
+    data.setup("fit")
+    assert data.spec.vocab == ("h", "e", "l", "o")
+    (x, y) = next(iter(data.train_dataloader()))
+    assert x.tolist() == [[0, 1, 2, 2]]
+    assert y.tolist() == [[1, 2, 2, 3]]
+    assert len(data.train_dataloader()) == 100
+
+
+def test_random_targets_follow_the_teacher():
+    data = RandomData("values", input_size=3, output_size=2, seq_len=6, num_train=4000)
+    data.setup("fit")
+    x, y = data.splits["train"][torch.arange(4000)]
+    state = torch.zeros(4000, 3)
+    for step in x.unbind(1):
+        state = 0.8 * state + step
+    # y is linear in the teacher's state and has unit variance
+    fit = torch.linalg.lstsq(state, y).solution
+    torch.testing.assert_close(state @ fit, y, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(y.std(0), torch.ones(2), atol=0.05, rtol=0)
+
+
+def test_random_labels_are_the_largest_value():
+    values, labels = RandomData("values", output_size=3), RandomData("labels", output_size=3)
+    values.setup("fit")
+    labels.setup("fit")
+    every = torch.arange(256)
+    assert torch.equal(values.splits["val"][every][1].argmax(1), labels.splits["val"][every][1])
+
+
+def test_noise_has_nothing_to_do_with_the_sequences():
+    noise, labels = (RandomData(target, num_train=4000) for target in ("noise", "labels"))
+    noise.setup("fit")
+    labels.setup("fit")
+    every = torch.arange(4000)
+    agreement = (noise.splits["train"][every][1] == labels.splits["train"][every][1]).float().mean()
+    assert abs(agreement - 0.5) < 0.03
+
+
+@pytest.mark.parametrize("make", [RandomData, WavesData])
+def test_data_depend_on_their_own_seed_only(make):
+    def batch(seed):
+        data = make(seed=seed)
+        data.setup("fit")
+        return data.splits["test"][torch.arange(5)][0]
+
+    torch.manual_seed(0)
+    first = batch(0)
+    torch.manual_seed(1)
+    assert torch.equal(first, batch(0))
+    assert not torch.equal(first, batch(1))
+
+
+def test_waves_split_by_time():
+    data = WavesData(num_series=2, length=100, window=10)
+    data.setup("fit")
+    mean, deviation = data.spec.scale
+    series = data._series()
+    standard = (series - mean) / deviation
+    targets = {split: data.splits[split][torch.arange(len(data.splits[split]))][1] for split in data.splits}
+    assert {split: len(y) // 2 for split, y in targets.items()} == {"train": 60, "val": 15, "test": 15}
+    torch.testing.assert_close(targets["val"][:15, 0], standard[0, 70:85])
+    torch.testing.assert_close(targets["test"][15:, 0], standard[1, 85:])
+    train = series[:, :70]
+    assert (mean, deviation) == (train.mean().item(), train.std().item())
+
+
+def test_waves_windows_end_before_their_target():
+    data = WavesData(num_series=2, length=100, window=10)
+    data.setup("fit")
+    x, y = data.splits["train"][torch.tensor([0, 1])]
+    assert x.shape == (2, 10, 1)
+    torch.testing.assert_close(x[1, -1], y[0])
+    assert data.splits["train"].views.untyped_storage().nbytes() == 2 * 100 * 4  # not a copy for each window
+
+
+def test_a_spec_set_beforehand_stays():
+    data, other = WavesData(seed=0), WavesData(seed=1)
+    data.setup("fit")
+    other.spec = data.spec
+    other.setup("test")
+    assert other.spec.scale == data.spec.scale
+    hello = HelloData("world")
+    hello.spec = HelloData("hello").spec or _spec("hello")
+    with pytest.raises(UserError, match="'wrd'"):
+        hello.setup("test")
+
+
+def test_order_follows_the_run_seed(monkeypatch):
+    data = RandomData()
+    data.setup("fit")
+    monkeypatch.setitem(os.environ, "PL_GLOBAL_SEED", "1")
+    one = next(iter(data.train_dataloader()))[0]
+    monkeypatch.setitem(os.environ, "PL_GLOBAL_SEED", "2")
+    assert not torch.equal(one, next(iter(data.train_dataloader()))[0])
+
+
+def _spec(text):
+    data = HelloData(text)
+    data.setup("fit")
+    return data.spec

@@ -1,0 +1,246 @@
+"""Whole runs, started as a user starts them."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import nn
+
+from rnnlab import checkpoint, conf
+
+ROOT = Path(__file__).parents[1]
+SMALL = ("callbacks.summary=null", "trainer.max_epochs=2", "+trainer.limit_train_batches=5")
+
+
+def options(group):
+    return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
+
+
+def kind_of(data):
+    """What a dataset gives with its defaults."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        datamodule = instantiate(compose("train", [f"data={data}"]).data)
+    datamodule.setup("fit")
+    return datamodule.spec.kind
+
+
+def jobs(folder):
+    return sorted(path.parent for path in folder.glob("*/metrics.json"))
+
+
+def test_hello_is_learned_by_every_cell_for_20_seeds(script, tmp_path):
+    done = script(
+        "train", "-m", "experiment=tutorial/hello", "cell=rnn,lstm,gru", "seed=range(20)", "logger=none",
+        "callbacks=none", f"hydra.sweep.dir={tmp_path}/sweep",
+    )  # fmt: skip
+    finished = jobs(tmp_path / "sweep")
+    assert len(finished) == 60
+    assert all(json.loads((job / "metrics.json").read_text())["test/accuracy"] == 1.0 for job in finished)
+    assert done.stdout.count("'hell' -> 'ello'") == 60
+
+
+def test_the_run_is_the_plain_loop(script):
+    result = script("train", "experiment=tutorial/hello", "seed=7", "logger=csv", "trainer.log_every_n_steps=1")
+    rows = [line.split(",") for line in (result.folder / "metrics.csv").read_text().splitlines()]
+    column = rows[0].index("train/loss")
+    losses = [float(row[column]) for row in rows[1:] if row[column]]
+
+    torch.manual_seed(7)
+    rnn, head = nn.RNN(4, 8, batch_first=True), nn.Linear(8, 4)
+    optimizer = torch.optim.Adam([*rnn.parameters(), *head.parameters()], lr=0.01)
+    x, y = torch.eye(4)[torch.tensor([[0, 1, 2, 2]])], torch.tensor([1, 2, 2, 3])
+    expected = []
+    for _ in range(100):
+        loss = F.cross_entropy(head(rnn(x)[0])[0], y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        expected.append(loss.item())
+    assert losses == pytest.approx(expected, abs=1e-6)
+
+
+def test_parameter_counts_of_the_tutorials(script, tmp_path):
+    expected = {
+        "hello": [112, 36, 148],
+        "classify_random": [120, 18, 138],
+        "regress_random": [640, 21, 661],
+        "binary_random": [640, 42, 682],
+        "value_random": [130, 11, 141],
+    }
+    presets = ",".join(f"tutorial/{name}" for name in expected)
+    done = script("train", "-m", f"experiment={presets}", "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path}/sweep")
+    counts = re.findall(r"│\s*(?:cell|head|total)\s*│.*│\s*([\d,]+)\s*│", done.stdout)
+    assert [int(count.replace(",", "")) for count in counts] == [count for row in expected.values() for count in row]
+    for shapes in ("(3, 7, 5)", "(3, 2)", "(1, 4, 8), (1, 1, 8)", "(5, 10, 10), (1, 5, 10)"):
+        assert shapes in done.stdout
+
+
+@pytest.mark.parametrize("model", options("model"))
+@pytest.mark.parametrize("data", options("data"))
+def test_every_pair_trains_with_every_cell_or_says_what_fits(model, data, script, tmp_path):
+    cells = options("cell")
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        target = compose("train", [f"model={model}"]).model._target_
+    module, name = target.rsplit(".", 1)
+    task = getattr(__import__(module, fromlist=[name]), name)
+    if task.kind != kind_of(data):
+        refused = script("train", f"model={model}", f"data={data}", check=False)
+        assert refused.returncode == 1
+        message = f"model={model} reads {task.kind}, data={data} gives {kind_of(data)}: use model="
+        assert refused.stderr.startswith(f"Error: {message}")
+        assert refused.stderr.count("\n") == 1
+        return
+    script("train", "-m", f"model={model}", f"data={data}", f"cell={','.join(cells)}", "trainer.max_epochs=2",
+           "trainer.limit_train_batches=5", f"hydra.sweep.dir={tmp_path}/sweep")  # fmt: skip
+    finished = jobs(tmp_path / "sweep")
+    assert len(finished) == len(cells)
+    for job in finished:
+        assert all(name.startswith("test/") for name in json.loads((job / "metrics.json").read_text()))
+        assert (job / "figures" / "loss.png").stat().st_size > 1000
+        for kept in ("best", "last"):
+            saved = checkpoint.load(job / "checkpoints" / f"{kept}.ckpt")
+            rebuilt = checkpoint.build(saved["rnnlab"]["model"], job, spec=saved["hyper_parameters"]["spec"])
+            rebuilt.load_state_dict(saved["state_dict"])
+            by_lightning = task.load_from_checkpoint(job / "checkpoints" / f"{kept}.ckpt", weights_only=True)
+            assert all(map(torch.equal, rebuilt.state_dict().values(), by_lightning.cpu().state_dict().values()))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("experiment=tutorial/hello", "cell=lstm"),
+        ("experiment=tutorial/classify_random",),
+        ("model=regressor", "data=waves"),
+    ],
+)
+def test_evaluate_gives_the_metrics_of_training_to_the_last_digit(overrides, script):
+    trained = script("train", *overrides, "trainer.max_epochs=1")
+    ckpt = trained.folder / "checkpoints" / "best.ckpt"
+    assert torch.load(ckpt, weights_only=True)["rnnlab"]["format"] == checkpoint.FORMAT
+    evaluated = script("evaluate", f"ckpt={ckpt}", folder="evaluation")
+    assert evaluated.metrics == trained.metrics
+    table = re.compile(r"│ (test/\S+)\s*│ (\S+)\s*│")
+    assert table.findall(evaluated.stdout) == table.findall(trained.stdout) != []
+
+
+def test_evaluate_on_other_data(script):
+    trained = script("train", "experiment=tutorial/hello")
+    ckpt = trained.folder / "checkpoints" / "best.ckpt"
+    other = script("evaluate", f"ckpt={ckpt}", "+data.text=hell", folder="hell")
+    assert "'hel' -> 'ell'" in other.stdout
+    unknown = script("evaluate", f"ckpt={ckpt}", "data=hello", "data.text=world", folder="world", check=False)
+    assert unknown.returncode == 1
+    assert "'wrd'" in unknown.stderr
+
+
+def test_ddp_is_one_process_with_the_same_global_batch(script):
+    """With SGD at learning rate 1 a step subtracts the gradient, so equal weights are equal gradients."""
+
+    def final(folder, *overrides):
+        result = script("train", "model=classifier", "data=random", "data.num_test=101", "data.num_val=33",
+                        *overrides, folder=folder)  # fmt: skip
+        weights = torch.load(result.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        return result, weights
+
+    gradient = ("optim=sgd", "optim.lr=1", "optim.optimizer.momentum=0", "trainer.max_steps=1")
+    _, alone = final("one-step", "trainer=cpu", "data.batch_size=32", *gradient)
+    _, together = final("one-step-ddp", "trainer=ddp_cpu", "data.batch_size=16", *gradient)
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-5)
+
+    one, alone = final("run", "trainer=cpu", "data.batch_size=32", "trainer.max_epochs=2")
+    two, together = final("run-ddp", "trainer=ddp_cpu", "data.batch_size=16", "trainer.max_epochs=2")
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+    assert two.metrics == pytest.approx(one.metrics, abs=1e-6)
+    assert (
+        re.sub(r"\S*(steps/s|left|run-ddp|run)\S*|[\d.]+e?-?\d*", "", two.stdout).split("\n")[8:]
+        == (re.sub(r"\S*(steps/s|left|run-ddp|run)\S*|[\d.]+e?-?\d*", "", one.stdout).split("\n")[8:])
+    )
+    names = [path.name for path in two.folder.iterdir()]
+    assert sum(name.startswith("events") for name in names) == sum(
+        path.name.startswith("events") for path in one.folder.iterdir()
+    )
+    assert not two.stderr
+
+
+def test_a_set_smaller_than_the_ranks_trains_under_ddp(script):
+    assert script("train", "experiment=tutorial/hello", "trainer=ddp_cpu").metrics["test/accuracy"] == 1.0
+
+
+def test_ddp_in_a_sweep_makes_one_folder_a_job(script, tmp_path):
+    script("train", "-m", "data=hello", "cell=rnn,gru", "trainer=ddp_cpu", f"hydra.sweep.dir={tmp_path}/sweep")
+    made = [path for path in (tmp_path / "sweep").iterdir() if path.is_dir()]
+    assert sorted(made) == jobs(tmp_path / "sweep")
+    assert len(made) == 2
+    cells = [
+        torch.load(job / "checkpoints" / "last.ckpt", weights_only=True)["rnnlab"]["model"]["cell"] for job in made
+    ]
+    assert {cell["_target_"] for cell in cells} == {"torch.nn.RNN", "torch.nn.GRU"}
+
+
+@pytest.mark.parametrize("optim", options("optim"))
+def test_resume_goes_on_as_if_it_had_not_stopped(optim, script):
+    small = ("model=classifier", "data=random", "data.num_train=128", "cell=gru", f"optim={optim}", "trainer=cpu")
+    small += ("trainer.max_epochs=4",)
+
+    def weights(result):
+        return torch.load(result.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+    whole = script("train", *small, folder="runs/whole")
+    script("train", *small, "trainer.max_steps=8", folder="runs/half")
+    resumed = script("train", *small, "ckpt=last", folder="runs/resumed")
+    assert "step 16/16" in resumed.stdout
+    if optim != "adamw_cosine":  # its schedule ends with the steps that a run is given, so half a run is another run
+        assert all(map(torch.equal, weights(resumed).values(), weights(whole).values()))
+        assert resumed.metrics == whole.metrics
+    done = script("train", *small, "ckpt=last", folder="runs/again")
+    assert "Nothing left to train at step 16" in done.stdout
+    assert done.metrics == resumed.metrics
+
+
+@pytest.mark.parametrize("debug", options("debug"))
+def test_debug_presets_run(debug, script):
+    result = script("train", f"debug={debug}", "model=classifier", "data=random", "data.num_train=64")
+    if debug == "profile":
+        assert "run_training_batch" in (result.folder / "fit-profile.txt").read_text()
+    if debug == "fast":
+        assert torch.load(result.folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1
+    if debug == "overfit":
+        assert "step 100/100" in result.stdout
+
+
+def test_benchmark_measures_both_loops(script):
+    result = script("benchmark", "experiment=tutorial/hello", "repeats=1", "data.epoch_steps=20")
+    figures = json.loads((result.folder / "benchmark.json").read_text())
+    assert figures["steps"] == 20
+    ratio = figures["rnnlab / plain loop"]["median"]
+    assert ratio == figures["rnnlab (steps/s)"]["median"] / figures["plain loop (steps/s)"]["median"] > 0
+
+
+def test_a_checkpoint_is_built_from_named_targets_only():
+    assert "torch.nn.RNN" in conf.targets().values()
+    with pytest.raises(Exception, match=r"os\.system"):
+        checkpoint.build({"_target_": "os.system", "command": "true"}, "x.ckpt")
+    with pytest.raises(Exception, match=r"rnnlab\.checkpoint\.torch\.load"):
+        checkpoint.build({"a": [{"_target_": "rnnlab.checkpoint.torch.load"}]}, "x.ckpt")
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "benchmark"])
+def test_help_and_completion_are_instant(name, script):
+    for arguments in (("--help",), ("-sc", "query=bash")):
+        env = {"COMP_LINE": f"python scripts/{name}.py data=", "COMP_POINT": "99", "PYTHONPROFILEIMPORTTIME": "1"}
+        done = script(name, *arguments, **env)
+        assert "hydra" in done.stderr
+        assert not re.search(r"\| +(torch|lightning|matplotlib)$", done.stderr, re.MULTILINE)
+    helped = script(name, "--help").stdout
+    assert f"python scripts/{name}.py" in helped
+    assert "data: hello, random, waves" in helped
+
+
+def test_python_is_new_enough():
+    assert sys.version_info >= (3, 11)

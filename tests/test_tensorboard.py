@@ -1,0 +1,85 @@
+"""What TensorBoard serves, asked over HTTP."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+
+import pytest
+
+
+@pytest.fixture
+def board(tmp_path):
+    """Starts a real TensorBoard on loopback; `board(path, **query)` asks it."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path / "logs"), "--host", "127.0.0.1"]
+    log = tmp_path / "tensorboard.log"
+    servers = []
+
+    def start():
+        with log.open("w") as file:
+            servers.append(subprocess.Popen([*command, "--port", "0"], stdout=file, stderr=file))
+        address = None
+        deadline = time.monotonic() + 60
+        while address is None:
+            assert time.monotonic() < deadline, log.read_text()
+            address = re.search(r"http://127\.0\.0\.1:\d+/", log.read_text())
+            time.sleep(0.1)
+        return address[0]
+
+    def ask(path, **query):
+        if not servers:
+            ask.address = start()
+        with urllib.request.urlopen(f"{ask.address}data/{path}?{urllib.parse.urlencode(query)}", timeout=30) as answer:
+            return json.load(answer)
+
+    yield ask
+    for server in servers:
+        server.terminate()
+        server.wait()
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+
+
+def test_a_sweep_serves_both_losses_of_every_job(script, board, tmp_path):
+    script("train", "-m", "data=hello", "cell=rnn,lstm,gru", "seed=1,2")
+    sweeps = list((tmp_path / "logs" / "sweeps").glob("*/*"))
+    assert len(sweeps) == 1
+    assert len([path for path in sweeps[0].iterdir() if path.is_dir()]) == 6
+
+    def complete():
+        tags = board("plugin/scalars/tags")
+        return len(tags) == 6 and all({"train/loss", "val/loss", "test/loss"} <= set(run) for run in tags.values())
+
+    wait_for(complete)
+    tags = board("plugin/scalars/tags")
+    for run, names in tags.items():
+        assert {"train/grad_norm", "train/lr", "val/accuracy", "test/accuracy"} <= set(names)
+        train, val = (board("plugin/scalars/scalars", run=run, tag=tag) for tag in ("train/loss", "val/loss"))
+        assert [step for _, step, _ in train] == list(range(10, 101, 10))
+        assert [step for _, step, _ in val] == [100]
+        assert train[-1][2] < train[0][2]
+        assert abs(train[-1][2] - val[-1][2]) < 0.1 * train[0][2]
+    layout = board("plugin/custom_scalars/layout")
+    assert "train/loss" in str(layout)
+    assert "val/loss" in str(layout)
+    texts = board("plugin/text/tags")
+    assert all({"config/text_summary", "sample/text_summary"} <= set(names) for names in texts.values())
+
+
+def test_waves_serve_a_figure_at_each_validation(script, board, tmp_path):
+    result = script("train", "model=regressor", "data=waves", "trainer.max_epochs=3",
+                    f"hydra.run.dir={tmp_path}/logs/run")  # fmt: skip
+    wait_for(lambda: "prediction" in board("plugin/images/tags").get("run", {}))
+    images = board("plugin/images/images", run="run", tag="prediction", sample=0)
+    assert [image["step"] for image in images] == [75, 150, 225]
+    for name in ("loss", "prediction"):
+        assert (tmp_path / "logs" / "run" / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert "step 225/225" in result.stdout
