@@ -49,9 +49,11 @@ def check(cfg: DictConfig) -> None:
     """
     sections = {key: value for key, value in cfg.items() if key not in ("model", "callbacks", "logger")}
     faults = []
-    for key, value in leaves(OmegaConf.to_container(OmegaConf.create(sections, parent=cfg), resolve=True)):
+    for key, value in leaves(OmegaConf.to_container(OmegaConf.create(sections))):
         holds, right = RULES.get(key.split(".")[-1], (None, ""))
-        if holds is not None and not holds(value):
-            faults.append(f"{key}={'null' if value is None else value} must be {right}.")
+        elsewhere = isinstance(value, str) and value.startswith("${")  # what it refers to is checked where it stands
+        if holds is not None and not elsewhere and not holds(value):
+            shown = str(value).lower() if isinstance(value, bool) else "null" if value is None else value
+            faults.append(f"{key}={shown} must be {right}.")
     if faults:
         raise UserError("\n".join(faults))

@@ -1,5 +1,6 @@
 """Checkpoints: written so that one survives whatever happens, read so that nothing in them runs."""
 
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -8,11 +9,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from hydra.utils import instantiate
+from hydra.errors import HydraException
+from hydra.utils import get_class
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
-from omegaconf import OmegaConf
 
 from rnnlab import conf
 from rnnlab.errors import UserError, require
@@ -43,7 +44,7 @@ class BestAndLast(Checkpoint):
     - `monitor`, `mode`: the metric that decides, and whether `"min"` or `"max"` of it is best.
     - `config`: plain dicts `model` and `data`, from which a checkpoint alone can be evaluated.
 
-    **Raises:** `UserError` after a validation that did not measure `monitor`.
+    **Raises:** `UserError` after a validation that did not measure `monitor`, or found it infinite or not a number.
     """
 
     def __init__(self, folder: Path, monitor: str, mode: str, config: dict[str, Any]):
@@ -100,6 +101,11 @@ class BestAndLast(Checkpoint):
             names = ", ".join(sorted(measured))
             raise UserError(f"monitor={self.monitor} is not measured by the validation. It measures: {names}.")
         score = float(measured[self.monitor])
+        require(
+            math.isfinite(score),
+            f"{self.monitor} is {score} at step {trainer.global_step}. The checkpoints of earlier steps are intact. "
+            "Try a smaller optim.lr, or trainer.gradient_clip_val=1.0.",
+        )
         if self.best_score is not None and self.sign * score >= self.sign * self.best_score:
             return False
         self.best_score = score
@@ -135,7 +141,11 @@ def load(path: str | Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises nearly anything for a damaged file
         raise UserError(f"ckpt={path} is damaged or not a checkpoint ({type(error).__name__}). Use another.") from error
-    ours = isinstance(checkpoint, dict) and isinstance(checkpoint.get("rnnlab"), dict)
+    try:
+        parts = checkpoint["rnnlab"]["model"], checkpoint["rnnlab"]["data"], checkpoint["hyper_parameters"]["spec"]
+        ours = all(isinstance(part, dict) for part in (*parts, checkpoint["state_dict"]))
+    except (KeyError, TypeError):
+        ours = False
     require(ours, f"ckpt={path} is not a checkpoint of rnnlab. Use one from a run's checkpoints/ folder.")
     found = checkpoint["rnnlab"].get("format")
     require(found == FORMAT, f"ckpt={path} has format {found}, this version reads {FORMAT}: update rnnlab.")
@@ -143,14 +153,20 @@ def load(path: str | Path) -> dict[str, Any]:
 
 
 def build(config: dict[str, Any], path: str | Path, **kwargs: Any) -> Any:
-    """Instantiate a part of a checkpoint, if every `_target_` in it is one that the local `conf/` names too.
+    """Build a part of a checkpoint, if every `_target_` in it is one that the local `conf/` names too.
 
-    **Raises:** `UserError` for any other target, before anything is imported.
+    **Raises:** `UserError` for any other target, before anything is imported, and if the part cannot be built.
     """
     allowed = set(conf.targets().values())
-    strange = sorted(str(name) for name in _targets(config) if name not in allowed)
+    strange = sorted({str(name) for name in _targets([config, kwargs]) if name not in allowed})
     require(
         not strange,
         f"ckpt={path} asks for {', '.join(strange)}, which no yaml in conf/ names. If you trust it, add one that does.",
     )
-    return instantiate(OmegaConf.create(config), **kwargs)
+    arguments = {key: value for key, value in config.items() if key not in ("_target_", "_recursive_", "_convert_")}
+    inner = [value for value in arguments.values() if isinstance(value, dict | list | tuple)]
+    require("${" not in repr(inner), f"ckpt={path} holds ${{...}}, which would be worked out on loading. Use another.")
+    try:
+        return get_class(config["_target_"])(**arguments, **kwargs)
+    except (KeyError, TypeError, ValueError, HydraException) as error:
+        raise UserError(f"ckpt={path} describes what cannot be built: {error}") from error

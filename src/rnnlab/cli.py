@@ -12,7 +12,7 @@ from hydra._internal import utils as hydra_utils
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from rnnlab import conf
 from rnnlab.errors import UserError
@@ -52,9 +52,10 @@ def explain(error: BaseException) -> str | None:
     match error:
         case UserError():
             return str(error)
-        case MissingConfigException(missing_cfg_file=str(name), options=[*options]):
-            group, _, option = name.rpartition("/")
-            return f"{group}={option}: there is no such option. {group} takes: {', '.join(sorted(options))}."
+        case MissingConfigException(missing_cfg_file=str(name)) if "/" in name:
+            group, _, option = name.partition("/")
+            options = ", ".join(conf.options(group))
+            return f"{group}={option}: there is no such option. {group} takes: {options}."
         case ConfigCompositionException():
             key = re.search(r"Could not override '([^']+)'", str(error))
             return _unknown_key(key[1]) if key else _with_cause(error)
@@ -64,6 +65,11 @@ def explain(error: BaseException) -> str | None:
                 return str(error)
             key = re.search(r"full_key: (\S+)", str(error))
             return explain(cause) or f"{key[1] if key else 'config'}: {cause} ({type(cause).__name__})"
+        case MissingMandatoryValue():
+            return f"{error.full_key} is needed: give {error.full_key}=VALUE. --help shows examples."
+        case ValueError() if "Config group override must be" in str(error):  # Hydra's word for cell=null
+            group = next((argument[:-5] for argument in sys.argv if argument.endswith("=null")), "")
+            return f"{group}=null: a run needs one. {group} takes: {', '.join(conf.options(group))}."
         case HydraException() | OmegaConfBaseException():
             return _with_cause(error)
         case OSError(filename=str(name)):

@@ -39,6 +39,12 @@ def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, node
 
 
+def options(group: str) -> list[str]:
+    """The options of a group, by the names that the command line takes."""
+    names = [name for folder in folders() for name in read(folder) if name.startswith(f"{group}/")]
+    return sorted({name.partition("/")[2] for name in names})
+
+
 def settings() -> dict[str, set[str]]:
     """Every key that can be set, with the files that hold it: `{"data.window": {"data/waves"}, ...}`."""
     found = defaultdict(set)
@@ -46,7 +52,9 @@ def settings() -> dict[str, set[str]]:
         for name, content in read(folder).items():
             if name.split("/")[0] not in ("experiment", "debug"):
                 for key, _ in leaves({k: v for k, v in content.items() if k not in ("defaults", "hydra")}):
-                    found[key].add(name)
+                    parts = key.split(".")
+                    for depth in range(len(parts)):
+                        found[".".join(parts[: depth + 1])].add(name)
     return found
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import lightning.pytorch as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
-from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
+from torch.utils.tensorboard.summary import hparams
 
 from rnnlab import checkpoint, conf
 from rnnlab.check import check
@@ -19,6 +19,7 @@ from rnnlab.console import tell
 from rnnlab.data.base import SequenceData
 from rnnlab.devices import check_devices
 from rnnlab.errors import UserError
+from rnnlab.figures import boards
 from rnnlab.launch import own_job
 from rnnlab.tasks.base import Task
 
@@ -32,21 +33,26 @@ def train(cfg: DictConfig) -> float | None:
     check_devices(cfg.trainer)
     quiet()
     folder = Path(HydraConfig.get().runtime.output_dir)
-    resume = _resume(cfg.ckpt)
+    resume = _find(cfg.ckpt)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule, model = make_parts(cfg)
+    if resume:
+        _check_fits(resume, model, cfg)
     keeper = checkpoint.BestAndLast(folder / "checkpoints", cfg.monitor, cfg.mode, _plain_parts(cfg))
     if resume:
         keeper.inherit(resume)
     with own_job():
         trainer = make_trainer(cfg, folder, keeper)
-        for board in _boards(trainer):
+        for board in boards(trainer):
+            board.log_hyperparams(_settings(cfg))
             board.experiment.add_text("config", _markdown(OmegaConf.to_yaml(cfg, resolve=True)))
         trainer.fit(model, datamodule=datamodule, ckpt_path=resume, weights_only=True)
-        best = trainer.strategy.broadcast(str(keeper.best) if keeper.best.exists() else None)
+        best = trainer.strategy.broadcast(str(keeper.best))
         trainer.test(model, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
         if trainer.is_global_zero:
-            _finish(cfg, trainer, model, datamodule, folder)
+            scores = _tell(trainer, model, datamodule, folder)
+            _compare(cfg, trainer, scores, checkpoint.load(best)["global_step"])
+            tell(f"to see it: tensorboard --logdir {_logs(folder)}")
     return keeper.best_score
 
 
@@ -119,12 +125,33 @@ def _class(target: str) -> Any:
     return get_class(target)
 
 
-def _resume(ckpt: str | None) -> str | None:
-    if ckpt is None:
-        return None
-    path = checkpoint.newest(Path(HydraConfig.get().run.dir).parent) if ckpt == "last" else Path(ckpt)
-    checkpoint.load(path)
-    return str(path)
+def _find(ckpt: str | None) -> str | None:
+    return str(checkpoint.newest(Path(HydraConfig.get().run.dir).parent)) if ckpt == "last" else ckpt
+
+
+def _check_fits(ckpt: str, model: Task, cfg: DictConfig) -> None:
+    """Compare a checkpoint with the run that is to go on with it.
+
+    **Raises:** `UserError` with what differs, if weights or optimizer state could not be loaded.
+    """
+    saved = checkpoint.load(ckpt)
+    then = {**saved["rnnlab"]["model"], "spec": saved["hyper_parameters"]["spec"]}
+    now = {**_plain_parts(cfg)["model"], "spec": model.spec.as_dict()}
+    same_weights = _shapes(saved["state_dict"]) == _shapes(model.state_dict())
+    matters = ("optim.optimizer._target_",) if same_weights else ("optim.optimizer._target_", "cell.", "spec.")
+    before = dict(conf.leaves(then))
+    changed = [
+        f"{key} is {value} here and {before.get(key)} there"
+        for key, value in conf.leaves(now)
+        if key.startswith(matters) and value != before.get(key)
+    ]
+    if changed or not same_weights:
+        what = "; ".join(changed) or "other weights"
+        raise UserError(f"ckpt={ckpt} does not fit this run: {what}. Set it as it was, or leave ckpt= out.")
+
+
+def _shapes(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: weight.shape for name, weight in state.items()}
 
 
 def _plain_parts(cfg: DictConfig) -> dict[str, Any]:
@@ -153,17 +180,30 @@ def _check_same_sizes(model: Task, datamodule: SequenceData) -> None:
             )
 
 
-def _finish(cfg: DictConfig, trainer: pl.Trainer, model: Task, datamodule: SequenceData, folder: Path) -> None:
-    """A row in TensorBoard's HParams table, and what `_tell` leaves."""
-    scores = _tell(trainer, model, datamodule, folder)
-    settings = {group: HydraConfig.get().runtime.choices[group] for group in ("data", "model", "cell", "optim")}
-    for group in ("data", "cell", "optim"):
-        plain = OmegaConf.to_container(cfg[group], resolve=True)
-        settings |= {key: value for key, value in conf.leaves(plain, group) if "_target_" not in key}
-    for board in _boards(trainer):
-        board.log_hyperparams({**settings, "seed": cfg.seed}, scores, trainer.global_step)
+def _compare(cfg: DictConfig, trainer: pl.Trainer, scores: dict[str, float], step: int) -> None:
+    """A row in TensorBoard's HParams table: the settings of this run and its test metrics, which belong to `step`."""
+    settings = {
+        name: str(value).lower() if isinstance(value, bool) else value for name, value in _settings(cfg).items()
+    }
+    # The first part would declare the table's columns. TensorBoard takes those of any one run for all; without them it
+    # shows the columns of every run, those that differ first.
+    _, start, end = hparams({name: value for name, value in settings.items() if value is not None}, scores)
+    for board in boards(trainer):
+        board.log_metrics(scores, step)
+        for part in (start, end):
+            board.experiment._get_file_writer().add_summary(part, step)
         board.finalize("success")
-    tell(f"to see it: tensorboard --logdir {_logs(folder)}")
+
+
+def _settings(cfg: DictConfig) -> dict[str, Any]:
+    """What tells one run from another: the groups chosen, and the values set by hand."""
+    hydra = HydraConfig.get()
+    settings = {group: hydra.runtime.choices[group] for group in ("data", "model", "cell", "optim")}
+    set_by_hand = {override.lstrip("+~").split("=")[0] for override in hydra.overrides.task}
+    for key, value in conf.leaves(OmegaConf.to_container(cfg, resolve=True)):
+        if key in set_by_hand | {"seed", "optim.lr", "cell.hidden_size"}:
+            settings[key] = value
+    return settings
 
 
 def _tell(trainer: pl.Trainer, model: Task, datamodule: SequenceData, folder: Path) -> dict[str, float]:
@@ -178,11 +218,6 @@ def _tell(trainer: pl.Trainer, model: Task, datamodule: SequenceData, folder: Pa
         tell(text)
     tell(f"run folder: {folder}")
     return scores
-
-
-def _boards(trainer: pl.Trainer) -> list[TensorBoardLogger]:
-    boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-    return boards if trainer.is_global_zero else []
 
 
 def _logs(folder: Path) -> Path:

@@ -1,18 +1,17 @@
 """Scalars over the steps of a run, and the guard against a loss that is not a number."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 from torch import Tensor
 
 from rnnlab.errors import UserError
+from rnnlab.figures import boards, publish
 
 
 class Curves(pl.Callback):
@@ -34,9 +33,8 @@ class Curves(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.step = trainer.global_step
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-                logger.experiment.add_custom_scalars({"loss": {"loss": ["Multiline", list(self.history)]}})
+        for board in boards(trainer):
+            board.experiment.add_custom_scalars({"loss": {"loss": ["Multiline", list(self.history)]}})
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
@@ -53,12 +51,11 @@ class Curves(pl.Callback):
         if self.grad_norm is not None:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
             norm = self.grad_norm.item()
-            self._write(trainer, {"train/loss": self._mean_loss(), "train/grad_norm": norm, "train/lr": rate})
+            self._write(trainer, {"train/loss": self._mean_loss(trainer), "train/grad_norm": norm, "train/lr": rate})
             self.grad_norm = None
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.losses:
-            self._write(trainer, {"train/loss": self._mean_loss()})
+        self._write_rest(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
@@ -67,17 +64,22 @@ class Curves(pl.Callback):
             }
             self._write(trainer, metrics)
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._write_rest(trainer)
+
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            folder = Path(trainer.default_root_dir) / "figures"
-            folder.mkdir(parents=True, exist_ok=True)
-            self._figure(pl_module.loss_label).savefig(folder / "loss.png", dpi=120)  # type: ignore[arg-type]
+            publish(trainer, "loss", self._figure(pl_module.loss_label))  # type: ignore[arg-type]
 
-    def _mean_loss(self) -> float:
-        """The mean of the losses since the last call, each of which must be finite."""
+    def _write_rest(self, trainer: pl.Trainer) -> None:
+        if self.losses:
+            self._write(trainer, {"train/loss": self._mean_loss(trainer)})
+
+    def _mean_loss(self, trainer: pl.Trainer) -> float:
+        """The mean of the losses since the last call over all ranks, each of which must be finite."""
         steps, losses = zip(*self.losses, strict=True)
         self.losses.clear()
-        values = torch.stack(losses).tolist()  # the only wait for the device
+        values = trainer.strategy.reduce(torch.stack(losses), reduce_op="mean").tolist()  # the only wait for the device
         for step, value in zip(steps, values, strict=True):
             if not math.isfinite(value):
                 raise UserError(

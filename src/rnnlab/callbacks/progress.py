@@ -45,7 +45,7 @@ class Progress(ProgressBar):
         self.first_step = trainer.global_step
         self.started = self.shown = time.monotonic()
         if self.console.is_terminal and trainer.is_global_zero:
-            self.bar = Bar(TextColumn("{task.description}"), BarColumn(), console=self.console, auto_refresh=False)
+            self.bar = Bar(BarColumn(24), TextColumn("{task.description}"), console=self.console, auto_refresh=False)
             self.bar.start()
             total = None if self.total == float("inf") else self.total
             self.task = self.bar.add_task("", total=total, completed=self.first_step)

@@ -28,7 +28,9 @@ class Summary(pl.Callback):
             for name, layer in network.named_modules()
             if name and not list(layer.children())
         ]
+        network.eval()  # dropout would use up random numbers that training then lacks
         network(x.to(pl_module.device))
+        network.train()
         for hook in hooks:
             hook.remove()
         table = Table("layer", "type", "input", "output")

@@ -35,11 +35,11 @@ class SequenceRegressor(Task):
         if self.spec.scale is not None:
             mean, deviation = self.spec.scale
             truth, predicted = truth * deviation + mean, predicted * deviation + mean
-        figure = Figure(figsize=(11, 4), layout="constrained")
+        figure = Figure(figsize=(9.5, 3.8), layout="constrained")
         lines, scatter = figure.subplots(1, 2, width_ratios=(2, 1))
         lines.plot(truth[:shown], color="black", linewidth=1.2, label="truth")
         lines.plot(predicted[:shown], color="tab:orange", linewidth=1.2, label="prediction")
-        lines.set(xlabel="sequence, in the order of the validation set", ylabel="value")
+        lines.set(xlabel="sequence or window of the validation set", ylabel="value")
         lines.legend(loc="upper right")
         scatter.scatter(truth, predicted, s=8, alpha=0.5, color="tab:orange")
         scatter.axline((0, 0), slope=1, color="black", linewidth=0.8)

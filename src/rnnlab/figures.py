@@ -1,0 +1,28 @@
+"""Where pictures of a run go."""
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+
+def boards(trainer: pl.Trainer) -> list[TensorBoardLogger]:
+    """The TensorBoard loggers to write to: none on ranks other than the first."""
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero]
+
+
+def publish(trainer: pl.Trainer, name: str, figure: Figure) -> None:
+    """Draw a figure once, for TensorBoard's images and for `figures/<name>.png` in the run's folder."""
+    figure.set_dpi(110)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    for board in boards(trainer):
+        board.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
+    folder = Path(trainer.default_root_dir) / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(folder / f"{name}.png")

@@ -1,0 +1,396 @@
+"""What a user gets wrong ends in one message that says what is wrong and what to do."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from rnnlab.check import check
+from rnnlab.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+BARE = ("callbacks=none", "logger=none")
+WAVES = ("model=regressor", "data=waves", "optim=sgd", "logger=none")
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="NOT TESTED: asking for a GPU where there is none")
+
+
+def options(group):
+    folder = ROOT / "conf" / group
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def message_of(result, *words, lines=1):
+    """The one message that a failed script leaves on stderr, which must hold `words`."""
+    assert result.returncode in (1, 2), result.stdout + result.stderr
+    assert "Traceback" not in result.stderr, result.stderr
+    assert result.stderr.startswith("Error: "), result.stderr
+    assert len(result.stderr.splitlines()) == lines, result.stderr
+    for word in words:
+        assert word in result.stderr
+    return result.stderr
+
+
+def weights(folder):
+    """The weights in every checkpoint of a run, each of which must load and be finite."""
+    found = {}
+    for path in sorted((folder / "checkpoints").glob("*.ckpt")):
+        found[path.name] = torch.load(path, weights_only=True)["state_dict"]
+        assert all(tensor.isfinite().all() for tensor in found[path.name].values()), path
+    return found
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """The checkpoint of a small char run: hello, RNN, hidden size 32, Adam."""
+    folder = tmp_path_factory.mktemp("good")
+    subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "train.py"), *BARE, "data.epoch_steps=3", f"hydra.run.dir={folder}"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    return folder / "checkpoints" / "last.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["cell=grru"], ["cell=grru", *options("cell")]),
+        (["model=charr"], ["model=charr", *options("model")]),
+        (["experiment=tutorial/helo"], ["experiment=tutorial/helo", *options("experiment")]),
+        (["cell=null"], ["cell=null", *options("cell")]),
+        (["optim.lrr=1"], ["optim.lrr", "Did you mean optim.lr?"]),
+        (["hidden_size=3"], ["hidden_size", "Did you mean cell.hidden_size?"]),
+        (["dat=hello"], ["dat", "Did you mean data?"]),
+        (["data=hello", "data.window=3"], ["data.window", "data/waves"]),
+        (["cell=gru", "cell.nonlinearity=relu"], ["cell.nonlinearity", "cell/rnn"]),
+        (["callbacks=none", "callbacks.curves=null"], ["callbacks.curves", "callbacks/default"]),
+    ],
+    ids=" ".join,
+)
+def test_unknown_options_and_keys(arguments, words, script):
+    message_of(script("train", *arguments, check=False), *words)
+
+
+def test_an_unknown_option_of_evaluate(script):
+    message_of(script("evaluate", "ckpt=any.ckpt", "data=wavess", check=False), "data=wavess", *options("data"))
+
+
+def test_wrong_types(script):
+    result = script(
+        "train", "cell.hidden_size=big", "optim.lr=fast", "seed=-1", "cell.bidirectional=7", *BARE, check=False
+    )
+    message_of(
+        result,
+        "cell.hidden_size=big must be a whole number",
+        "optim.lr=fast must be a number above 0",
+        "seed=-1 must be a whole number, 0 or more",
+        "cell.bidirectional=7 must be true or false",
+        lines=4,
+    )
+
+
+def test_all_sizes_out_of_range_are_listed_at_once(script):
+    faults = ("cell.hidden_size=-1", "data.batch_size=0", "data.seq_len=0", "data.num_train=-3", "data.num_val=1")
+    result = script("train", "model=classifier", "data=random", *faults, *BARE, check=False)
+    message_of(result, *(f"{fault} must be a whole number" for fault in faults), lines=5)
+
+
+def checked(*overrides):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        check(compose("train", ["name=any", *overrides]))
+
+
+@pytest.mark.parametrize(
+    ("fault", "right"),
+    [
+        ("cell.hidden_size=big", "a whole number, 1 or more"),
+        ("cell.hidden_size=-1", "a whole number, 1 or more"),
+        ("cell.hidden_size=0", "a whole number, 1 or more"),
+        ("cell.hidden_size=1.5", "a whole number, 1 or more"),
+        ("cell.hidden_size=true", "a whole number, 1 or more"),
+        ("cell.hidden_size=null", "a whole number, 1 or more"),
+        ("cell.num_layers=0", "a whole number, 1 or more"),
+        ("cell.bidirectional=7", "true or false"),
+        ("cell.bidirectional=maybe", "true or false"),
+        ("cell.nonlinearity=sigmoid", "tanh or relu"),
+        ("cell.dropout=1", "from 0 to below 1"),
+        ("cell.dropout=-0.1", "from 0 to below 1"),
+        ("optim.lr=fast", "a number above 0"),
+        ("optim.lr=0", "a number above 0"),
+        ("optim.lr=-1", "a number above 0"),
+        ("optim.lr=nan", "a number above 0"),
+        ("optim.lr=inf", "a number above 0"),
+        ("seed=-1", "0 or more and below 2^32"),
+        ("seed=4294967296", "0 or more and below 2^32"),
+        ("seed=one", "0 or more and below 2^32"),
+        ("mode=least", "min or max"),
+        ("data.batch_size=0", "a whole number, 1 or more"),
+        ("data.epoch_steps=0", "or null"),
+        ("data=random data.seq_len=0", "a whole number, 1 or more"),
+        ("data=random data.input_size=-1", "a whole number, 1 or more"),
+        ("data=random data.output_size=0", "a whole number, 1 or more"),
+        ("data=random data.num_train=0", "a whole number, 1 or more"),
+        ("data=random data.num_test=1", "a whole number, 2 or more"),
+        ("data=random data.seed=-1", "0 or more and below 2^32"),
+        ("data=waves data.num_series=0", "a whole number, 1 or more"),
+        ("data=waves data.length=-500", "a whole number, 1 or more"),
+        ("data=waves data.window=0", "a whole number, 1 or more"),
+        ("data=waves data.num_waves=0", "a whole number, 1 or more"),
+        ("data=waves data.noise=-1", "a number, 0 or more"),
+        ("trainer.max_epochs=0", "-1 for no end"),
+        ("trainer.max_steps=0", "-1 for no end"),
+        ("trainer.accumulate_grad_batches=0", "a whole number, 1 or more"),
+        ("trainer.log_every_n_steps=0", "a whole number, 1 or more"),
+        ("trainer.gradient_clip_val=-1", "or null"),
+        ("optim=sgd optim.optimizer.momentum=-1", "a number, 0 or more"),
+        ("optim=adamw_cosine optim.scheduler.warmup=1", "from 0 to below 1"),
+    ],
+)
+def test_every_wrong_value_is_one_fault(fault, right):
+    with pytest.raises(UserError) as raised:
+        checked(*fault.split())
+    message = str(raised.value)
+    assert message.startswith(f"{fault.split()[-1]} must be ")
+    assert right in message
+    assert message.count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        *[(f"experiment={preset}",) for preset in options("experiment")],
+        *[(f"{group}={option}",) for group in ("data", "cell", "optim", "trainer") for option in options(group)],
+        ("cell.hidden_size=1", "seed=0", "trainer.max_epochs=-1", "data.epoch_steps=null", "cell.dropout=0.99"),
+        ("seed=4294967295", "trainer.gradient_clip_val=0.5", "trainer.max_steps=1", "optim.lr=1", "mode=max"),
+    ],
+    ids=" ".join,
+)
+def test_right_values_pass(overrides):
+    checked(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("pair", "use"),
+    [
+        (("model=char", "data=waves"), ["model=regressor", "data=hello"]),
+        (("model=regressor", "data=hello"), ["model=char", "data=random", "waves"]),
+        (("model=classifier", "data=waves"), ["model=regressor", "data=random"]),
+        (("model=classifier", "data=random", "data.target=values"), ["model=regressor", "another target"]),
+    ],
+    ids=" ".join,
+)
+def test_model_and_data_that_do_not_fit(pair, use, script):
+    message = message_of(script("train", *pair, *BARE, check=False), *pair[:2])
+    advice = message.partition(": use ")[2]
+    assert all(words in advice for words in use)
+
+
+@pytest.mark.parametrize("text", ["a", ""])
+def test_a_text_too_short_to_predict(text, script):
+    result = script("train", f"data.text={text}", *BARE, check=False)
+    message_of(result, f"data.text='{text}'", "two or more")
+
+
+def test_a_bidirectional_cell_would_see_what_it_predicts(script):
+    result = script("train", "model=char", "cell.bidirectional=true", *BARE, check=False)
+    message_of(result, "cell.bidirectional=true", "model=char", "false")
+
+
+class Program:
+    """Unpickling it would leave a file."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.trace}",)
+
+
+def test_a_program_would_leave_its_trace(tmp_path):
+    """The other tests rely on it."""
+    torch.save(Program(tmp_path / "trace"), tmp_path / "program.ckpt")
+    torch.load(tmp_path / "program.ckpt", weights_only=False)
+    assert (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+@pytest.mark.parametrize("fault", ["missing", "truncated", "foreign", "hollow", "program"])
+def test_a_checkpoint_that_is_none(fault, name, script, good, tmp_path):
+    ckpt, trace = tmp_path / f"{fault}.ckpt", tmp_path / "trace"
+    saved = torch.load(good, weights_only=True)
+    if fault == "truncated":
+        ckpt.write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    elif fault == "foreign":
+        torch.save({"a": 1}, ckpt)
+    elif fault == "hollow":  # rnnlab's mark, but nothing behind it
+        torch.save({"rnnlab": {"format": saved["rnnlab"]["format"]}}, ckpt)
+    elif fault == "program":
+        torch.save({**saved, "more": Program(trace)}, ckpt)
+    what = {
+        "missing": "no such file",
+        "truncated": "damaged",
+        "foreign": "not a checkpoint of rnnlab",
+        "hollow": "not a checkpoint of rnnlab",
+        "program": "not a checkpoint",
+    }
+    result = script(name, f"ckpt={ckpt}", *(BARE if name == "train" else ()), check=False)
+    message_of(result, f"ckpt={ckpt}", what[fault])
+    assert not trace.exists()
+
+
+def test_nothing_to_go_on_with(script):
+    message_of(script("train", "ckpt=last", *BARE, check=False), "ckpt=last", "no checkpoint", "without ckpt=")
+
+
+def test_nothing_to_evaluate(script):
+    message_of(script("evaluate", check=False), "ckpt=")
+
+
+def by_target(saved, trace):
+    saved["rnnlab"]["model"]["cell"] = {"_target_": "os.system", "command": f"touch {trace}"}
+
+
+def in_a_list(saved, trace):
+    saved["rnnlab"]["data"]["text"] = [{"_target_": "os.mkdir", "_args_": [trace]}]
+
+
+def by_interpolation(saved, trace):
+    saved["rnnlab"]["model"]["cell"]["hidden_size"] = f"${{oc.create:{{_target_:os.mkdir,_args_:[{trace}]}}}}"
+
+
+def in_the_spec(saved, trace):
+    saved["rnnlab"]["model"]["_recursive_"] = True
+    saved["rnnlab"]["model"]["cell"] = saved["rnnlab"]["model"]["optim"] = {}
+    saved["hyper_parameters"]["spec"] = {"_target_": "os.mkdir", "_args_": [trace]}
+
+
+@pytest.mark.parametrize("hide", [by_target, in_a_list, by_interpolation, in_the_spec])
+def test_a_checkpoint_cannot_call_what_conf_does_not_name(hide, script, good, tmp_path):
+    saved = torch.load(good, weights_only=True)
+    ckpt, trace = tmp_path / "strange.ckpt", tmp_path / "trace"
+    hide(saved, str(trace))
+    torch.save(saved, ckpt)
+    result = script("evaluate", f"ckpt={ckpt}", check=False)
+    assert not trace.exists()
+    message = message_of(result, f"ckpt={ckpt}")
+    if hide is not by_interpolation:
+        assert "asks for os." in message
+        assert "conf/" in message
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (["cell.hidden_size=17"], ["cell.hidden_size", "17", "32"]),
+        (["data.text=another"], ["input_size", "4", "7"]),
+        (["optim=sgd"], ["optim", "Adam", "SGD"]),
+    ],
+    ids=lambda value: value[0] if "=" in value[0] else "",
+)
+def test_resuming_with_what_does_not_fit_the_checkpoint(other, words, script, good):
+    result = script("train", f"ckpt={good}", *other, "trainer.max_epochs=2", *BARE, check=False)
+    message_of(result, f"ckpt={good}", *words)
+
+
+def test_a_run_folder_that_cannot_be_made(script, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("not a folder")
+    for folder in (file, file / "run"):
+        message_of(script("train", f"hydra.run.dir={folder}", *BARE, check=False), str(folder), "hydra.run.dir=")
+    assert file.read_text() == "not a folder"
+
+
+@NO_GPU
+@pytest.mark.parametrize("trainer", ["gpu", "ddp"])
+def test_a_gpu_where_there_is_none(trainer, script):
+    result = script("train", f"trainer={trainer}", *BARE, check=False)
+    message_of(result, "trainer.accelerator=gpu", "no GPU", "trainer=cpu", "trainer=ddp_cpu")
+
+
+def test_more_devices_than_there_are(script):
+    result = script("train", "trainer=ddp_cpu", "trainer.devices=1000", *BARE, check=False)
+    message_of(result, f"trainer.devices=1000: {max(2, os.cpu_count())} CPU processes")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "step"),
+    [
+        (("optim.lr=1e12",), 3),
+        (("optim.lr=1e12", "trainer.log_every_n_steps=1"), 3),
+        (("optim.lr=1e12", "callbacks=none"), 3),
+        # the run ends before the losses are looked at
+        (("optim.lr=1e12", "trainer.max_steps=4"), 3),
+        # every training loss is finite, what the last step made of the weights is not
+        (("optim.lr=1e39", "data.epoch_steps=1"), 1),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_an_exploding_loss_stops_the_run(overrides, step, script):
+    """One step makes weights of 1e12, the next squares them, the third overflows."""
+    result = script("train", *WAVES, *overrides, "trainer.max_epochs=1", check=False)
+    message = message_of(result, "optim.lr", "trainer.gradient_clip_val")
+    found = re.search(r"is (inf|nan) at step (\d+)\.", message)
+    assert found, message
+    # without the curves nobody notes the loss of each step; the validation after the last one tells
+    assert int(found[2]) == step or ("callbacks=none" in overrides and int(found[2]) > step)
+    weights(result.folder)
+
+
+@pytest.mark.parametrize("overrides", [("optim.lr=1e12",), ("seed=11", "data.batch_size=2", "optim.lr=1.15e9")])
+def test_an_exploding_loss_stops_every_rank(overrides, script):
+    """With seed 11 the loss of rank 1 overflows at step 3, that of rank 0 one step later."""
+    result = script(
+        "train", *WAVES, *overrides, "trainer=ddp_cpu", "trainer.log_every_n_steps=1", "trainer.max_epochs=1",
+        check=False,
+    )  # fmt: skip
+    message_of(result, "train/loss is inf at step 3", "optim.lr")
+    weights(result.folder)
+
+
+def test_the_last_good_checkpoints_survive_an_explosion(script):
+    short = (*WAVES, "data.epoch_steps=5")
+    trained = script("train", *short, "optim.lr=0.01", "trainer.max_epochs=1")
+    before = weights(trained.folder)
+    assert sorted(before) == ["best.ckpt", "last.ckpt"]
+    ckpt = trained.folder / "checkpoints" / "last.ckpt"
+    resumed = script("train", *short, "data.noise=1e38", "trainer.max_epochs=2", f"ckpt={ckpt}", check=False)
+    assert resumed.folder == trained.folder
+    message = message_of(resumed, "optim.lr")
+    assert re.search(r"train/loss is (inf|nan) at step 6\.", message)
+    after = weights(trained.folder)
+    assert sorted(after) == sorted(before)
+    for name, saved in before.items():
+        assert all(map(torch.equal, after[name].values(), saved.values()))
+
+
+def test_a_monitor_that_is_not_measured(script):
+    result = script("train", "monitor=val/los", "data.epoch_steps=3", *BARE, check=False)
+    message_of(result, "monitor=val/los", "val/loss", "val/accuracy")
+
+
+def test_a_sweep_with_a_job_that_fails(script, tmp_path):
+    """Hydra runs the other jobs, then names the one that failed on a line before the message."""
+    result = script(
+        "train", "-m", "data=hello", "optim.lr=-1,0.01", "data.epoch_steps=3", *BARE,
+        f"hydra.sweep.dir={tmp_path}/sweep", check=False,
+    )  # fmt: skip
+    job, _, result.stderr = result.stderr.partition("\n")
+    assert job.startswith("Error executing job with overrides: ")
+    assert "'optim.lr=-1'" in job
+    message_of(result, "optim.lr=-1 must be a number above 0")
+    assert [path.parent.name[0] for path in (tmp_path / "sweep").glob("*/metrics.json")] == ["1"]
+
+
+@pytest.mark.parametrize("fault", ["optim.lrr=1", "data.text=a"])
+def test_a_traceback_on_request(fault, script):
+    result = script("train", fault, *BARE, check=False, HYDRA_FULL_ERROR="1")
+    assert result.returncode == 1
+    assert "Traceback (most recent call last)" in result.stderr
+    assert not re.search(r"^Error: ", result.stderr, re.MULTILINE)
