@@ -291,6 +291,7 @@ def test_a_checkpoint_cannot_call_what_conf_does_not_name(hide, script, good, tm
         (["cell.hidden_size=17"], ["cell.hidden_size", "17", "32"]),
         (["data.text=another"], ["input_size", "4", "7"]),
         (["optim=sgd"], ["optim", "Adam", "SGD"]),
+        (["optim.lr=0.5"], ["optim.lr", "0.5", "0.01"]),  # the optimizer's state would bring its own back
     ],
     ids=lambda value: value[0] if "=" in value[0] else "",
 )
@@ -327,6 +328,7 @@ def test_more_devices_than_there_are(script):
         (("optim.lr=1e12", "callbacks=none"), 3),
         # the run ends before the losses are looked at
         (("optim.lr=1e12", "trainer.max_steps=4"), 3),
+        (("optim.lr=1e12", "trainer.max_steps=4", "callbacks=none"), 3),
         # every training loss is finite, what the last step made of the weights is not
         (("optim.lr=1e39", "data.epoch_steps=1"), 1),
     ],
@@ -355,8 +357,8 @@ def test_an_exploding_loss_stops_every_rank(overrides, script):
 
 
 def test_the_last_good_checkpoints_survive_an_explosion(script):
-    short = (*WAVES, "data.epoch_steps=5")
-    trained = script("train", *short, "optim.lr=0.01", "trainer.max_epochs=1")
+    short = (*WAVES, "data.epoch_steps=5", "optim.lr=0.01")
+    trained = script("train", *short, "trainer.max_epochs=1")
     before = weights(trained.folder)
     assert sorted(before) == ["best.ckpt", "last.ckpt"]
     ckpt = trained.folder / "checkpoints" / "last.ckpt"

@@ -3,6 +3,8 @@
 import json
 import statistics
 import time
+from collections.abc import Iterator
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from rnnlab import checkpoint, run
 from rnnlab.check import check
 from rnnlab.console import tell
 from rnnlab.devices import check_devices
+from rnnlab.errors import require
 
 
 def benchmark(cfg: DictConfig) -> None:
@@ -28,6 +31,12 @@ def benchmark(cfg: DictConfig) -> None:
     """
     check(cfg)
     check_devices(cfg.trainer)
+    trainer = cfg.trainer
+    plain_too = trainer.devices == trainer.accumulate_grad_batches == 1 and not trainer.overfit_batches
+    require(
+        plain_too and trainer.precision in ("32-true", "bf16-mixed"),
+        "The plain loop has one device, no accumulated gradients, no overfit_batches, and 32-true or bf16-mixed.",
+    )
     run.quiet()
     folder = Path(HydraConfig.get().runtime.output_dir)
     plain, full = [], []
@@ -67,23 +76,32 @@ def _run(cfg: DictConfig, folder: Path) -> tuple[int, float]:
 
 
 def _plain(cfg: DictConfig, steps: int) -> float:
+    """Seconds that the textbook loop takes for `steps` steps."""
     pl.seed_everything(cfg.seed, verbose=False)
     datamodule, model = run.make_parts(cfg)
-    device = "cuda" if cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
+    on_gpu = cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
     network = model.network.to(device)
     optimizer = instantiate(cfg.optim.optimizer)(network.parameters())
-    loader: Any = datamodule.train_dataloader()
+    batches = _epochs(datamodule.train_dataloader())
+    clip = cfg.trainer.gradient_clip_val
     start = _now()
-    step = 0
-    while step < steps:
-        for x, y in loader:
+    for x, y in islice(batches, steps):
+        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.trainer.precision == "bf16-mixed"):
             out, _ = network(x.to(device))
             loss = model.loss(out, y.to(device))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            step += 1
+        optimizer.zero_grad()
+        loss.backward()
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
+        optimizer.step()
     return _now() - start
+
+
+def _epochs(loader: Any) -> Iterator[Any]:
+    for epoch in count():
+        loader.sampler.set_epoch(epoch)
+        yield from loader
 
 
 def _now() -> float:

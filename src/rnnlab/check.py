@@ -24,7 +24,7 @@ _AMOUNT = (_number(0), "a number, 0 or more")
 # by name, whatever the group: a name means the same in every cell and every dataset
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("hidden_size", "num_layers", "batch_size", "seq_len", "input_size", "output_size"), _SIZE),
-    **dict.fromkeys(("num_train", "num_series", "num_waves", "length", "window"), _SIZE),
+    **dict.fromkeys(("num_train", "num_series", "num_waves", "length", "window", "repeats"), _SIZE),
     **dict.fromkeys(("log_every_n_steps", "accumulate_grad_batches", "check_val_every_n_epoch", "num_nodes"), _SIZE),
     **dict.fromkeys(("num_val", "num_test"), _PAIR),
     **dict.fromkeys(("momentum", "weight_decay", "noise", "trend"), _AMOUNT),
@@ -35,7 +35,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda value: _whole(0)(value) and value < 2**32, "a whole number, 0 or more and below 2^32"),
     "bidirectional": (lambda value: isinstance(value, bool), "true or false"),
     "nonlinearity": (lambda value: value in ("tanh", "relu"), "tanh or relu"),
-    "mode": (lambda value: value in ("min", "max"), "min or max"),
+    "interval": (lambda value: value in ("step", "epoch"), "step or epoch"),
     "max_epochs": (lambda value: value is None or value == -1 or _SIZE[0](value), f"{_SIZE[1]}, or -1 for no end"),
     "max_steps": (lambda value: value == -1 or _SIZE[0](value), f"{_SIZE[1]}, or -1 for no end"),
     "gradient_clip_val": (lambda value: value is None or _number(0)(value), f"{_AMOUNT[1]}, or null"),
@@ -48,7 +48,7 @@ def check(cfg: DictConfig) -> None:
     **Raises:** `UserError` with a line for every fault: the key, its value, and what would be right.
     """
     sections = {key: value for key, value in cfg.items() if key not in ("model", "callbacks", "logger")}
-    faults = []
+    faults = [] if cfg.get("mode", "min") in ("min", "max") else [f"mode={cfg.mode} must be min or max."]
     for key, value in leaves(OmegaConf.to_container(OmegaConf.create(sections))):
         holds, right = RULES.get(key.split(".")[-1], (None, ""))
         elsewhere = isinstance(value, str) and value.startswith("${")  # what it refers to is checked where it stands

@@ -38,6 +38,8 @@ class AtomicIO(TorchCheckpointIO):
 class BestAndLast(Checkpoint):
     """Keeps `last.ckpt` and `best.ckpt`, both decided after each validation and at the end of training.
 
+    torch's random numbers go on where a checkpoint left them, so that a resumed run draws the same dropout.
+
     **Arguments:**
 
     - `folder`: where they go.
@@ -54,6 +56,7 @@ class BestAndLast(Checkpoint):
         self.config = config
         self.best_score: float | None = None
         self.saved_step = -1
+        self.random_states: list[torch.Tensor] | None = None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
@@ -66,11 +69,22 @@ class BestAndLast(Checkpoint):
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
         checkpoint["rnnlab"] = {"format": FORMAT, **self.config}
 
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, i: int) -> None:
+        if self.random_states is not None:  # only now has all been built that draws random numbers
+            cpu, *gpus = self.random_states
+            torch.set_rng_state(cpu)
+            if len(gpus) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all(gpus)
+            self.random_states = None
+
     def state_dict(self) -> dict[str, Any]:
-        return {"best_score": self.best_score}
+        random_states = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+        return {"monitor": self.monitor, "best_score": self.best_score, "random_states": random_states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_score = state_dict["best_score"] if self.best.exists() else None
+        if self.best.exists() and state_dict["monitor"] == self.monitor:
+            self.best_score = state_dict["best_score"]
+        self.random_states = state_dict["random_states"]
 
     def inherit(self, resumed: str | Path) -> None:
         """Take over the best checkpoint of the run that `resumed` belongs to, so that it stays the one to beat."""

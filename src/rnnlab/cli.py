@@ -73,7 +73,7 @@ def explain(error: BaseException) -> str | None:
         case HydraException() | OmegaConfBaseException():
             return _with_cause(error)
         case OSError(filename=str(name)):
-            return f"{error.strerror}: {name}. A run's folder can be set with hydra.run.dir=PATH."
+            return f"{error.strerror}: {name}. If this is the run's folder, choose another with hydra.run.dir=PATH."
     if type(error).__name__ == "MisconfigurationException":  # lightning's, which is not imported for this
         return str(error)
     return None
@@ -84,7 +84,7 @@ def _stop(error: Exception) -> None:
     message = None if os.environ.get("HYDRA_FULL_ERROR") == "1" else explain(error)
     if message is None:
         return
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if os.environ.get("LOCAL_RANK", "0") == "0" or not getattr(error, "on_every_rank", False):
         print(f"Error: {message}", file=sys.stderr)
     sys.exit(1)
 

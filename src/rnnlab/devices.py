@@ -17,11 +17,14 @@ def check_devices(trainer: DictConfig) -> None:
     gpus = CUDAAccelerator.auto_device_count() if CUDAAccelerator.is_available() else int(MPSAccelerator.is_available())
     if kind in ("gpu", "cuda", "mps") and not gpus:
         raise UserError(f"trainer.accelerator={kind}: torch finds no GPU here. Use trainer=cpu or trainer=ddp_cpu.")
-    if not isinstance(devices, int):
+    if not isinstance(devices, int) or kind not in ("auto", "cpu", "gpu", "cuda"):
         return
     if kind == "cpu" or (kind == "auto" and not gpus):
         # two processes run anywhere, so that DDP can be tried out
         there, what = max(2, os.cpu_count() or 1), "CPU processes fit on the cores of this machine"
     else:
         there, what = gpus, "GPUs are in this machine"
-    require(devices == -1 or 1 <= devices <= there, f"trainer.devices={devices}: {there} {what}.")
+    require(
+        1 <= devices <= there or (devices == -1 and kind != "cpu"),
+        f"trainer.devices={devices}: {there} {what}. Use 1 to {there}.",
+    )

@@ -30,9 +30,10 @@ class SimpleRNN(nn.Module):
         super().__init__()
         self.input_size = input_size
         self.readout = readout
-        self.cell = instantiate(cell, input_size=input_size, batch_first=True)
-        directions = 2 if self.cell.bidirectional else 1
-        self.head = nn.Linear(directions * self.cell.hidden_size, output_size)
+        self.cell = instantiate(cell, input_size=input_size, batch_first=True, _convert_="all")
+        self.bidirectional = getattr(self.cell, "bidirectional", False)
+        width = getattr(self.cell, "proj_size", 0) or self.cell.hidden_size
+        self.head = nn.Linear(2 * width if self.bidirectional else width, output_size)
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Predict from `x`, starting at `state`.
@@ -48,14 +49,14 @@ class SimpleRNN(nn.Module):
         (num_layers, batch, hidden_size) for RNN and GRU, a pair of these for LSTM.
         """
         if not x.is_floating_point():
-            x = F.one_hot(x, self.input_size).to(self.head.weight.dtype)
-        out, state = self.cell(x, state)
+            x = F.one_hot(x, self.input_size)
+        out, state = self.cell(x.to(self.head.weight.dtype), state)
         if self.readout == "last":
             out = self._last(out)
         return self.head(out), state
 
     def _last(self, out: Tensor) -> Tensor:
-        if not self.cell.bidirectional:
+        if not self.bidirectional:
             return out[:, -1]
         # the backward direction has read everything when it arrives at the first step
         forward, backward = out.chunk(2, dim=-1)

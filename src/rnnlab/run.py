@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def train(cfg: DictConfig) -> float | None:
     keeper = checkpoint.BestAndLast(folder / "checkpoints", cfg.monitor, cfg.mode, _plain_parts(cfg))
     if resume:
         keeper.inherit(resume)
-    with own_job():
+    with own_job(*([f"ckpt='{resume}'"] if resume else [])):
         trainer = make_trainer(cfg, folder, keeper)
         for board in boards(trainer):
             board.log_hyperparams(_settings(cfg))
@@ -63,6 +64,7 @@ def evaluate(cfg: DictConfig) -> None:
     saved = checkpoint.load(cfg.ckpt)
     data: Any = OmegaConf.to_container(cfg.data, resolve=True)
     data = data if "_target_" in data else {**saved["rnnlab"]["data"], **data}
+    check(OmegaConf.create({"data": data}))
     spec = saved["hyper_parameters"]["spec"]
     model = checkpoint.build(saved["rnnlab"]["model"], cfg.ckpt, spec=spec)
     try:
@@ -70,7 +72,8 @@ def evaluate(cfg: DictConfig) -> None:
     except RuntimeError as error:
         raise UserError(f"ckpt={cfg.ckpt} does not hold the weights of the network that it describes.") from error
     datamodule = checkpoint.build(data, cfg.ckpt)
-    datamodule.spec = model.spec
+    if model.kind in datamodule.kinds:
+        datamodule.spec = model.spec
     datamodule.prepare_data()
     datamodule.setup("test")
     _check_same_sizes(model, datamodule)
@@ -138,7 +141,7 @@ def _check_fits(ckpt: str, model: Task, cfg: DictConfig) -> None:
     then = {**saved["rnnlab"]["model"], "spec": saved["hyper_parameters"]["spec"]}
     now = {**_plain_parts(cfg)["model"], "spec": model.spec.as_dict()}
     same_weights = _shapes(saved["state_dict"]) == _shapes(model.state_dict())
-    matters = ("optim.optimizer._target_",) if same_weights else ("optim.optimizer._target_", "cell.", "spec.")
+    matters = ("optim.optimizer._target_", "optim.lr") + (() if same_weights else ("cell.", "spec."))
     before = dict(conf.leaves(then))
     changed = [
         f"{key} is {value} here and {before.get(key)} there"
@@ -182,17 +185,20 @@ def _check_same_sizes(model: Task, datamodule: SequenceData) -> None:
 
 def _compare(cfg: DictConfig, trainer: pl.Trainer, scores: dict[str, float], step: int) -> None:
     """A row in TensorBoard's HParams table: the settings of this run and its test metrics, which belong to `step`."""
-    settings = {
-        name: str(value).lower() if isinstance(value, bool) else value for name, value in _settings(cfg).items()
-    }
     # The first part would declare the table's columns. TensorBoard takes those of any one run for all; without them it
     # shows the columns of every run, those that differ first.
-    _, start, end = hparams({name: value for name, value in settings.items() if value is not None}, scores)
+    settings = {name: _cell(value) for name, value in _settings(cfg).items() if value is not None}
+    _, start, end = hparams(settings, scores)
     for board in boards(trainer):
         board.log_metrics(scores, step)
         for part in (start, end):
             board.experiment._get_file_writer().add_summary(part, step)
         board.finalize("success")
+
+
+def _cell(value: Any) -> Any:
+    """Of TensorBoard's table, which knows numbers and strings."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else str(value).lower()
 
 
 def _settings(cfg: DictConfig) -> dict[str, Any]:
@@ -209,7 +215,8 @@ def _settings(cfg: DictConfig) -> dict[str, Any]:
 def _tell(trainer: pl.Trainer, model: Task, datamodule: SequenceData, folder: Path) -> dict[str, float]:
     """The test metrics as a table and as `metrics.json`, what the model predicts, and where to find it all."""
     scores = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
-    (folder / "metrics.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+    defined = {name: score if math.isfinite(score) else None for name, score in scores.items()}  # JSON has no nan
+    (folder / "metrics.json").write_text(json.dumps(defined, indent=2) + "\n", encoding="utf-8")
     table = Table("metric", "value")
     for name, score in scores.items():
         table.add_row(name, repr(score))

@@ -29,6 +29,11 @@ class SequenceSpec:
     vocab: tuple[str, ...] = ()
     scale: tuple[float, float] | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("vocab", "scale"):  # a config gives lists
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, tuple(value))
+
     def as_dict(self) -> dict[str, Any]:
         """The fields, plain: what `SequenceSpec(**fields)` takes."""
         return asdict(self)

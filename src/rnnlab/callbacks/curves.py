@@ -47,7 +47,7 @@ class Curves(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.losses.append((self.step, outputs["loss"]))
+        self.losses.append((self.step, outputs["loss"] * trainer.accumulate_grad_batches))  # lightning has divided
         if self.grad_norm is not None:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
             norm = self.grad_norm.item()

@@ -53,7 +53,7 @@ class Progress(ProgressBar):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.loss = outputs["loss"]
+        self.loss = outputs["loss"]  # a share of it if gradients are accumulated
         if time.monotonic() - self.shown >= self.interval:
             self._show(trainer)
 
@@ -93,9 +93,8 @@ class Progress(ProgressBar):
             of_total = f"/{self.total}"
             if rate:
                 left = f"  {timedelta(seconds=round((self.total - step) / rate))} left"
-        text = (
-            f"step {step}{of_total}  train/loss {float(self.loss):.4g}{self.monitored}  {rate:.0f} steps/s{left}{doing}"
-        )
+        loss = float(self.loss) * trainer.accumulate_grad_batches
+        text = f"step {step}{of_total}  train/loss {loss:.4g}{self.monitored}  {rate:.0f} steps/s{left}{doing}"
         if self.bar is not None:
             self.bar.update(self.task, description=text, completed=step, refresh=True)
         else:

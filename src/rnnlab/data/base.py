@@ -36,6 +36,8 @@ class GlobalBatches(Sampler[Tensor]):
         self.seed = seed
         self.share = slice(rank, None, world_size)
         self.epoch = 0
+        self.position = 0  # batches that this epoch has yielded
+        self.resume_at = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning at the start of each epoch."""
@@ -49,7 +51,22 @@ class GlobalBatches(Sampler[Tensor]):
         needed = self.steps * self.batch_size
         passes = [torch.randperm(self.size, generator=generator) for _ in range(math.ceil(needed / self.size))]
         batches = torch.cat(passes)[:needed].view(self.steps, self.batch_size)
-        yield from batches[:, self.share]
+        self.position, self.resume_at = self.resume_at % self.steps, 0  # at the end of an epoch the next one starts
+        for batch in batches[self.position :, self.share]:
+            self.position += 1
+            yield batch
+
+
+class ResumableLoader(DataLoader):
+    """A loader over `GlobalBatches` that can go on in the middle of an epoch; Lightning saves its state."""
+
+    sampler: GlobalBatches
+
+    def state_dict(self) -> dict[str, int]:
+        return {"position": self.sampler.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.sampler.resume_at = state["position"]
 
 
 class EvenBatches(Sampler[Tensor]):
@@ -118,9 +135,8 @@ class SequenceData(pl.LightningDataModule):
         rank, world_size = self._place()
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # the run's, from lightning's seed_everything
         size = len(self.splits["train"])  # type: ignore[arg-type]
-        return self._loader(
-            "train", GlobalBatches(size, self.batch_size * world_size, self.epoch_steps, seed, rank, world_size)
-        )
+        batches = GlobalBatches(size, self.batch_size * world_size, self.epoch_steps, seed, rank, world_size)
+        return ResumableLoader(self.splits["train"], **self._options(batches))
 
     def val_dataloader(self) -> DataLoader:
         if (overfit := self._overfit_loader()) is not None:
@@ -135,21 +151,22 @@ class SequenceData(pl.LightningDataModule):
 
     def _overfit_loader(self) -> DataLoader | None:
         """With `trainer.overfit_batches=N`, the first N training batches, the same for training and validation."""
-        number = int(getattr(self.trainer, "overfit_batches", 0))
+        number = getattr(self.trainer, "overfit_batches", 0)
         if not number:
             return None
         dataset: Any = self.splits["train"]
         batches: Any = [dataset[rows] for rows in EvenBatches(len(dataset), self.batch_size, *self._place()).batches]
+        number = number if isinstance(number, int) else max(1, int(number * len(batches)))  # a float is a share
         return DataLoader(batches[:number], batch_size=None)  # in order, which is what Lightning insists on here
 
     def _evaluation_loader(self, split: Split) -> DataLoader:
         size = len(self.splits[split])  # type: ignore[arg-type]
-        return self._loader(split, EvenBatches(size, self.batch_size, *self._place()))
+        return DataLoader(self.splits[split], **self._options(EvenBatches(size, self.batch_size, *self._place())))
 
-    def _loader(self, split: Split, batches: Sampler[Tensor]) -> DataLoader:
+    def _options(self, batches: Sampler[Tensor]) -> dict[str, Any]:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         # batch_size=None: the sampler's indices go to the dataset as one tensor, nothing is collated
-        return DataLoader(self.splits[split], sampler=batches, batch_size=None, pin_memory=on_gpu)
+        return {"sampler": batches, "batch_size": None, "pin_memory": on_gpu}
 
     def _place(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

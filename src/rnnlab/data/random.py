@@ -3,11 +3,12 @@
 from typing import Literal
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from rnnlab.data.base import SequenceData, Split
 from rnnlab.errors import require
-from rnnlab.spec import SequenceSpec
+from rnnlab.spec import Kind, SequenceSpec
 
 DECAY = 0.8  # of the teacher's memory: after 7 steps a fifth of an input is left
 
@@ -60,17 +61,22 @@ class RandomData(SequenceData):
 
     def make(self) -> dict[Split, Dataset]:
         seq_len, input_size = self.shape
-        generator = torch.Generator().manual_seed(self.seed)
-        teacher = torch.randn(self.output_size, input_size, generator=generator)
+        kind: Kind = "values" if self.target == "values" else "labels"
+        self.spec = SequenceSpec(kind, input_size, self.output_size, seq_len)
+        teacher = torch.randn(self.output_size, input_size, generator=self._generator(0))
         teacher /= teacher.norm(dim=1, keepdim=True)
-        x = torch.randn(sum(self.sizes.values()), *self.shape, generator=generator)
-        weights = DECAY ** torch.arange(seq_len - 1, -1, -1)
+        return {split: self._split(size, teacher, k) for k, (split, size) in enumerate(self.sizes.items(), 1)}
+
+    def _split(self, size: int, teacher: Tensor, k: int) -> TensorDataset:
+        generator = self._generator(k)  # of its own, so that num_train does not change the test set
+        x = torch.randn(size, *self.shape, generator=generator)
+        weights = DECAY ** torch.arange(x.shape[1] - 1, -1, -1)
         values = torch.einsum("ntf,t->nf", x, weights / weights.norm()) @ teacher.T
-        y = values if self.target == "values" else values.argmax(1)
-        if self.target == "noise":
-            y = torch.randint(self.output_size, y.shape, generator=generator)
-        self.spec = SequenceSpec(
-            "values" if self.target == "values" else "labels", input_size, self.output_size, seq_len
-        )
-        parts = zip(x.split(list(self.sizes.values())), y.split(list(self.sizes.values())), strict=True)
-        return {split: TensorDataset(*part) for split, part in zip(self.sizes, parts, strict=True)}
+        if self.target == "values":
+            return TensorDataset(x, values)
+        if self.target == "labels":
+            return TensorDataset(x, values.argmax(1))
+        return TensorDataset(x, torch.randint(self.output_size, (size,), generator=generator))
+
+    def _generator(self, k: int) -> torch.Generator:
+        return torch.Generator().manual_seed(4 * self.seed + k)

@@ -1,6 +1,8 @@
 """What every task shares: one loss for three splits, exact metrics, the optimizer."""
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
@@ -10,11 +12,20 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from rnnlab.errors import UserError
+from rnnlab.errors import UserError, require
 from rnnlab.network import SimpleRNN
 from rnnlab.spec import Kind, SequenceSpec
 
 Batch = tuple[Tensor, Tensor]
+
+
+@contextmanager
+def _arguments_of(key: str) -> Iterator[None]:
+    """Arguments that an optimizer or scheduler does not take are the user's mistake."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{key}: {error}") from error
 
 
 class MeanLoss(Metric):
@@ -125,14 +136,28 @@ class Task(pl.LightningModule):
         self._report("test")
 
     def configure_optimizers(self) -> Any:
-        optimizer = instantiate(self.optim["optimizer"])(self.parameters())
+        make_optimizer = instantiate(self.optim["optimizer"], _convert_="all")
+        with _arguments_of("optim.optimizer"):
+            optimizer = make_optimizer(self.parameters())
         if self.optim["scheduler"] is None:
             return optimizer
-        scheduler = instantiate(self.optim["scheduler"])(optimizer, int(self.trainer.estimated_stepping_batches))
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": self.optim["interval"]},
-        }
+        make_scheduler = instantiate(self.optim["scheduler"], _convert_="all")
+        takes_length = "total_steps" in inspect.signature(make_scheduler).parameters
+        with _arguments_of("optim.scheduler"):
+            scheduler = make_scheduler(optimizer, **({"total_steps": self._total_steps()} if takes_length else {}))
+        interval = {"interval": self.optim["interval"], "monitor": "val/loss"}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **interval}}
+
+    def _total_steps(self) -> int:
+        """How often the scheduler will move."""
+        total = self.trainer.estimated_stepping_batches
+        if self.optim["interval"] == "epoch":
+            total = self.trainer.max_epochs or -1
+        require(
+            0 < total < float("inf"),
+            "optim.scheduler has to know when the run ends: set trainer.max_epochs or trainer.max_steps.",
+        )
+        return int(total)
 
     def _metrics(self) -> dict[str, Metric]:
         return {"loss": MeanLoss(), **self.make_metrics()}

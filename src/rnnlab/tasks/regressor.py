@@ -1,11 +1,19 @@
 """Sequence regression."""
 
+import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics import MeanAbsoluteError, Metric, R2Score
 
 from rnnlab.tasks.base import Batch, Task
+
+
+class R2(R2Score):
+    """torchmetrics' R2, but not a number where fewer than two samples leave it undefined, instead of an error."""
+
+    def compute(self) -> Tensor:
+        return super().compute() if self.total > 1 else torch.tensor(float("nan"))
 
 
 class SequenceRegressor(Task):
@@ -22,7 +30,7 @@ class SequenceRegressor(Task):
         return F.mse_loss(out, y)
 
     def make_metrics(self) -> dict[str, Metric]:
-        return {"mae": MeanAbsoluteError(), "r2": R2Score()}
+        return {"mae": MeanAbsoluteError(), "r2": R2()}
 
     def flatten(self, out: Tensor, y: Tensor) -> Batch:
         return out, y
