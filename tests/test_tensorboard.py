@@ -83,3 +83,24 @@ def test_waves_serve_a_figure_at_each_validation(script, board, tmp_path):
     for name in ("loss", "prediction"):
         assert (tmp_path / "logs" / "run" / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "step 225/225" in result.stdout
+
+
+def test_hparams_show_the_settings_and_metrics_of_every_run(script, board, tmp_path):
+    """TensorBoard once took the columns of whichever run it read first."""
+    script("train", "data=hello", f"hydra.run.dir={tmp_path}/logs/hello")
+    script("train", "-m", "model=regressor", "data=waves", "data.window=10,20", "trainer.max_epochs=1",
+           f"hydra.sweep.dir={tmp_path}/logs/waves")  # fmt: skip
+
+    wait_for(lambda: len(board("plugin/scalars/tags")) == 3)
+    experiment = board("plugin/hparams/experiment", request="{}")
+    columns = {column["name"]: column.get("differs") for column in experiment["hparamInfos"]}
+    assert columns["data.window"]
+    assert columns["model"]
+    assert not columns["seed"]
+    metrics = {column["name"]["tag"] for column in experiment["metricInfos"]}
+    assert {"test/accuracy", "test/r2"} <= metrics
+    request = json.dumps({"startIndex": 0, "sliceSize": 100, "allowedStatuses": ["STATUS_SUCCESS"]})
+    rows = board("plugin/hparams/session_groups", request=request)["sessionGroups"]
+    measured = [{value["name"]["tag"] for value in row["metricValues"]} for row in rows]
+    assert len([tags for tags in measured if "test/r2" in tags]) == 2
+    assert len([tags for tags in measured if "test/perplexity" in tags]) == 1
