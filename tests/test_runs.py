@@ -200,19 +200,17 @@ def test_resume_goes_on_as_if_it_had_not_stopped(optim, script):
     assert done.metrics == resumed.metrics
 
 
-@pytest.mark.parametrize("stop", ["trainer.max_steps=6", "trainer.max_epochs=2"])
-def test_resume_is_exact_in_the_middle_of_an_epoch_and_with_dropout(stop, script):
+def test_resume_is_exact_in_the_middle_of_an_epoch_and_with_dropout(script):
     small = ("model=classifier", "data=random", "data.num_train=128", "cell.num_layers=2", "cell.dropout=0.5")
-    small += ("trainer=cpu", "logger=none", "callbacks=none", "trainer.max_epochs=4")
-    whole = script("train", *small, folder="runs/whole")
-    script("train", *small, stop, folder="runs/half")
-    resumed = script("train", *small, "ckpt=last", folder="runs/resumed")
-    for name in ("last", "best"):
-        states = [
-            torch.load(result.folder / "checkpoints" / f"{name}.ckpt", weights_only=True) for result in (whole, resumed)
-        ]
-        assert states[0]["global_step"] == states[1]["global_step"]
-        assert all(map(torch.equal, *(state["state_dict"].values() for state in states)))
+    # validation after 3 of 4 batches; the largest loss is that of the first
+    small += ("+trainer.val_check_interval=3", "mode=max", "trainer=cpu", "logger=none", "callbacks=none")
+    whole = script("train", *small, "trainer.max_epochs=3", folder="whole")
+    ckpt = whole.folder / "checkpoints" / "best.ckpt"
+    assert torch.load(ckpt, weights_only=True)["global_step"] == 3
+    resumed = script("train", *small, "trainer.max_epochs=3", f"ckpt={ckpt}", folder="resumed")
+    one, other = (torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, resumed))
+    assert one["global_step"] == other["global_step"] == 12
+    assert all(map(torch.equal, one["state_dict"].values(), other["state_dict"].values()))
     assert resumed.metrics == whole.metrics
 
 
@@ -237,7 +235,7 @@ def test_resume_is_exact_in_the_middle_of_an_epoch_and_with_dropout(stop, script
 def test_settings_of_torch_and_lightning_work(overrides, script):
     small = ("model=regressor", "data=waves", "data.num_series=1", "data.length=200", "trainer.max_epochs=2")
     result = script("train", *small, *overrides)
-    assert not result.stderr
+    assert "Error" not in result.stderr
     assert checkpoint.load(result.folder / "checkpoints" / "best.ckpt")["state_dict"]
     assert result.metrics["test/loss"] > 0
 

@@ -46,7 +46,8 @@ class BestAndLast(Checkpoint):
     - `monitor`, `mode`: the metric that decides, and whether `"min"` or `"max"` of it is best.
     - `config`: plain dicts `model` and `data`, from which a checkpoint alone can be evaluated.
 
-    **Raises:** `UserError` after a validation that did not measure `monitor`, or found it infinite or not a number.
+    **Raises:** `UserError` if a weight or the monitored metric is infinite or not a number, instead of saving it, and
+    after a validation that did not measure `monitor`.
     """
 
     def __init__(self, folder: Path, monitor: str, mode: str, config: dict[str, Any]):
@@ -94,6 +95,8 @@ class BestAndLast(Checkpoint):
             shutil.copyfile(best, self.best)
 
     def _save(self, trainer: pl.Trainer) -> None:
+        largest = torch.stack([weight.detach().abs().max() for weight in trainer.lightning_module.parameters()]).max()
+        _require_finite("a weight", largest.item(), trainer.global_step)
         improved = self._improved(trainer)
         trainer.save_checkpoint(self.last)
         self.saved_step = trainer.global_step
@@ -115,15 +118,19 @@ class BestAndLast(Checkpoint):
             names = ", ".join(sorted(measured))
             raise UserError(f"monitor={self.monitor} is not measured by the validation. It measures: {names}.")
         score = float(measured[self.monitor])
-        require(
-            math.isfinite(score),
-            f"{self.monitor} is {score} at step {trainer.global_step}. The checkpoints of earlier steps are intact. "
-            "Try a smaller optim.lr, or trainer.gradient_clip_val=1.0.",
-        )
+        _require_finite(self.monitor, score, trainer.global_step)
         if self.best_score is not None and self.sign * score >= self.sign * self.best_score:
             return False
         self.best_score = score
         return True
+
+
+def _require_finite(what: str, value: float, step: int) -> None:
+    require(
+        math.isfinite(value),
+        f"{what} is {value} at step {step}. The checkpoints of earlier steps are intact. "
+        "Try a smaller optim.lr, or trainer.gradient_clip_val=1.0.",
+    )
 
 
 def _targets(node: Any) -> Iterator[Any]:
@@ -149,8 +156,8 @@ def load(path: str | Path) -> dict[str, Any]:
 
     **Raises:** `UserError` if it is missing, damaged, or not from rnnlab.
     """
-    path = Path(path)
-    require(path.is_file(), f"ckpt={path}: there is no such file.")
+    path = Path(str(path))  # ckpt=5 arrives as a number
+    require(path.is_file(), f"ckpt={path}: there is no such file. Checkpoints are in a run's checkpoints/ folder.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises nearly anything for a damaged file
@@ -182,5 +189,5 @@ def build(config: dict[str, Any], path: str | Path, **kwargs: Any) -> Any:
     require("${" not in repr(inner), f"ckpt={path} holds ${{...}}, which would be worked out on loading. Use another.")
     try:
         return get_class(config["_target_"])(**arguments, **kwargs)
-    except (KeyError, TypeError, ValueError, HydraException) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, HydraException) as error:
         raise UserError(f"ckpt={path} describes what cannot be built: {error}") from error

@@ -129,7 +129,7 @@ def _class(target: str) -> Any:
 
 
 def _find(ckpt: str | None) -> str | None:
-    return str(checkpoint.newest(Path(HydraConfig.get().run.dir).parent)) if ckpt == "last" else ckpt
+    return str(checkpoint.newest(Path(HydraConfig.get().run.dir).parent)) if ckpt == "last" else ckpt and str(ckpt)
 
 
 def _check_fits(ckpt: str, model: Task, cfg: DictConfig) -> None:

@@ -165,8 +165,9 @@ class SequenceData(pl.LightningDataModule):
 
     def _options(self, batches: Sampler[Tensor]) -> dict[str, Any]:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        # batch_size=None: the sampler's indices go to the dataset as one tensor, nothing is collated
-        return {"sampler": batches, "batch_size": None, "pin_memory": on_gpu}
+        # batch_size=None: the sampler's indices go to the dataset as one tensor, nothing is collated.
+        # A generator of its own: a loader's iterator would draw from the random numbers that dropout uses.
+        return {"sampler": batches, "batch_size": None, "pin_memory": on_gpu, "generator": torch.Generator()}
 
     def _place(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

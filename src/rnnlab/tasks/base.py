@@ -139,6 +139,9 @@ class Task(pl.LightningModule):
         make_optimizer = instantiate(self.optim["optimizer"], _convert_="all")
         with _arguments_of("optim.optimizer"):
             optimizer = make_optimizer(self.parameters())
+        if self.trainer.precision == "bf16-mixed":
+            # bf16 scales no loss, so that gradients can be clipped before a fused step; Lightning would refuse
+            optimizer._step_supports_amp_scaling = False
         if self.optim["scheduler"] is None:
             return optimizer
         make_scheduler = instantiate(self.optim["scheduler"], _convert_="all")
