@@ -47,7 +47,7 @@ class Curves(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.losses.append((self.step, outputs["loss"] * trainer.accumulate_grad_batches))  # lightning has divided
+        self.losses.append((self.step, outputs["loss"]))
         if self.grad_norm is not None:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
             norm = self.grad_norm.item()
@@ -86,7 +86,7 @@ class Curves(pl.Callback):
                     f"train/loss is {value} at step {step}. The checkpoints of earlier steps are intact. "
                     "Try a smaller optim.lr, or trainer.gradient_clip_val=1.0."
                 )
-        return sum(values) / len(values)
+        return trainer.accumulate_grad_batches * sum(values) / len(values)  # lightning has divided each by that number
 
     def _write(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
         for name, points in self.history.items():
