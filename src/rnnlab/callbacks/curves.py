@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 from rnnlab.errors import UserError
@@ -105,7 +105,9 @@ class Curves(pl.Callback):
         if values and min(values) > 0 and max(values) > 10 * min(values):
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.4)))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            if max(values) < 100 * min(values):
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.set(xlabel="optimizer step", ylabel=label)
         axes.grid(alpha=0.3)
         axes.legend()
