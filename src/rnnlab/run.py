@@ -108,7 +108,7 @@ def make_trainer(cfg: DictConfig, folder: Path, *callbacks: pl.Callback) -> pl.T
         callbacks=[*watchers, *callbacks],
         logger=[instantiate(logger) for logger in cfg.logger.values() if logger is not None],
         plugins=[checkpoint.AtomicIO()],
-        enable_progress_bar="progress" in cfg.callbacks,
+        enable_progress_bar=cfg.callbacks.get("progress") is not None,
         default_root_dir=folder,
     )
 
@@ -187,7 +187,7 @@ def _compare(cfg: DictConfig, trainer: pl.Trainer, scores: dict[str, float], ste
     """A row in TensorBoard's HParams table: the settings of this run and its test metrics, which belong to `step`."""
     # The first part would declare the table's columns. TensorBoard takes those of any one run for all; without them it
     # shows the columns of every run, those that differ first.
-    settings = {name: _cell(value) for name, value in _settings(cfg).items() if value is not None}
+    settings = {name: _shown(value) for name, value in _settings(cfg).items() if value is not None}
     _, start, end = hparams(settings, scores)
     for board in boards(trainer):
         board.log_metrics(scores, step)
@@ -196,9 +196,11 @@ def _compare(cfg: DictConfig, trainer: pl.Trainer, scores: dict[str, float], ste
         board.finalize("success")
 
 
-def _cell(value: Any) -> Any:
-    """Of TensorBoard's table, which knows numbers and strings."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else str(value).lower()
+def _shown(value: Any) -> Any:
+    """A value for TensorBoard's table, which knows numbers and strings, and would take true for 1.0."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value if isinstance(value, int | float) else str(value)
 
 
 def _settings(cfg: DictConfig) -> dict[str, Any]:
@@ -221,6 +223,7 @@ def _tell(trainer: pl.Trainer, model: Task, datamodule: SequenceData, folder: Pa
     for name, score in scores.items():
         table.add_row(name, repr(score))
     tell(table)
+    model.eval()  # without dropout
     if (text := model.text(datamodule.example(1))) is not None:
         tell(text)
     tell(f"run folder: {folder}")
