@@ -137,7 +137,7 @@ def test_a_spec_set_beforehand_stays():
     other.setup("test")
     assert other.spec.scale == data.spec.scale
     hello = HelloData("world")
-    hello.spec = HelloData("hello").spec or _spec("hello")
+    hello.spec = _spec("hello")
     with pytest.raises(UserError, match="'wrd'"):
         hello.setup("test")
 

@@ -12,7 +12,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
-from torch.utils.tensorboard.summary import hparams
 
 from rnnlab import checkpoint, conf
 from rnnlab.check import check
@@ -52,7 +51,8 @@ def train(cfg: DictConfig) -> float | None:
         trainer.test(model, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
         if trainer.is_global_zero:
             scores = _tell(trainer, model, datamodule, folder)
-            _compare(cfg, trainer, scores, checkpoint.load(best)["global_step"])
+            if boards(trainer):
+                _compare(cfg, trainer, scores, checkpoint.load(best)["global_step"])
             tell(f"to see it: tensorboard --logdir {_logs(folder)}")
     return keeper.best_score
 
@@ -185,6 +185,8 @@ def _check_same_sizes(model: Task, datamodule: SequenceData) -> None:
 
 def _compare(cfg: DictConfig, trainer: pl.Trainer, scores: dict[str, float], step: int) -> None:
     """A row in TensorBoard's HParams table: the settings of this run and its test metrics, which belong to `step`."""
+    from torch.utils.tensorboard.summary import hparams  # only with this logger
+
     # The first part would declare the table's columns. TensorBoard takes those of any one run for all; without them it
     # shows the columns of every run, those that differ first.
     settings = {name: _shown(value) for name, value in _settings(cfg).items() if value is not None}

@@ -79,7 +79,7 @@ class Curves(pl.Callback):
         """The mean of the losses since the last call over all ranks, each of which must be finite."""
         steps, losses = zip(*self.losses, strict=True)
         self.losses.clear()
-        values = trainer.strategy.reduce(torch.stack(losses), reduce_op="mean").tolist()  # the only wait for the device
+        values = trainer.strategy.reduce(torch.stack(losses), reduce_op="mean").tolist()  # here a GPU is waited for
         for step, value in zip(steps, values, strict=True):
             if not math.isfinite(value):
                 raise UserError(

@@ -12,7 +12,7 @@ from rich.progress import Progress as Bar
 
 from rnnlab.console import tell
 
-REDRAW = 0.2  # seconds; drawing takes 1 to 2 ms, and reading the loss waits for a GPU
+REDRAW = 0.2  # seconds; more would not be seen, and reading the loss waits for a GPU
 
 
 class Progress(ProgressBar):

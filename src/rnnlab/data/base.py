@@ -155,9 +155,10 @@ class SequenceData(pl.LightningDataModule):
         if not number:
             return None
         dataset: Any = self.splits["train"]
-        batches: Any = [dataset[rows] for rows in EvenBatches(len(dataset), self.batch_size, *self._place()).batches]
-        number = number if isinstance(number, int) else max(1, int(number * len(batches)))  # a float is a share
-        return DataLoader(batches[:number], batch_size=None)  # in order, which is what Lightning insists on here
+        shares = EvenBatches(len(dataset), self.batch_size, *self._place()).batches
+        number = number if isinstance(number, int) else max(1, int(number * len(shares)))  # a float is a share
+        batches: Any = [dataset[rows] for rows in shares[:number]]
+        return DataLoader(batches, batch_size=None)  # in order, which is what Lightning insists on here
 
     def _evaluation_loader(self, split: Split) -> DataLoader:
         size = len(self.splits[split])  # type: ignore[arg-type]
