@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import needs
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import nn
@@ -23,7 +24,7 @@ def options(group):
 def kind_of(data):
     """What a dataset gives with its defaults."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        datamodule = instantiate(compose("train", [f"data={data}"]).data)
+        datamodule = instantiate(compose("train", [f"data={data}", *needs(data)]).data)
     datamodule.setup("fit")
     return datamodule.spec.kind
 
@@ -88,14 +89,15 @@ def test_every_pair_trains_with_every_cell_or_says_what_fits(model, data, script
     module, name = target.rsplit(".", 1)
     task = getattr(__import__(module, fromlist=[name]), name)
     if task.kind != kind_of(data):
-        refused = script("train", f"model={model}", f"data={data}", check=False)
+        refused = script("train", f"model={model}", f"data={data}", *needs(data), check=False)
         assert refused.returncode == 1
         message = f"model={model} reads {task.kind}, data={data} gives {kind_of(data)}: use model="
         assert refused.stderr.startswith(f"Error: {message}")
         assert refused.stderr.count("\n") == 1
         return
-    script("train", "-m", f"model={model}", f"data={data}", f"cell={','.join(cells)}", "trainer.max_epochs=2",
-           "trainer.limit_train_batches=5", f"hydra.sweep.dir={tmp_path}/sweep")  # fmt: skip
+    script("train", "-m", f"model={model}", f"data={data}", *needs(data), f"cell={','.join(cells)}",
+           "trainer.max_epochs=2", "trainer.limit_train_batches=5", "trainer.limit_val_batches=50",
+           "trainer.limit_test_batches=50", f"hydra.sweep.dir={tmp_path}/sweep")  # fmt: skip
     finished = jobs(tmp_path / "sweep")
     assert len(finished) == len(cells)
     for job in finished:

@@ -20,6 +20,7 @@ from rnnlab.check import check
 from rnnlab.console import tell
 from rnnlab.devices import check_devices
 from rnnlab.errors import require
+from rnnlab.network import each
 
 
 def benchmark(cfg: DictConfig) -> None:
@@ -84,17 +85,19 @@ def _plain(cfg: DictConfig, steps: int) -> float:
     network = model.network.to(device)
     optimizer = instantiate(cfg.optim.optimizer)(network.parameters())
     batches = _epochs(datamodule.train_dataloader())
+    state: Any = None
     clip = cfg.trainer.gradient_clip_val
     start = _now()
-    for x, y in islice(batches, steps):
+    for x, y, *goes_on in islice(batches, steps):
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.trainer.precision == "bf16-mixed"):
-            out, _ = network(x.to(device))
+            out, state = network(x.to(device), state if goes_on == [True] else None)
             loss = model.loss(out, y.to(device))
         optimizer.zero_grad()
         loss.backward()
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
         optimizer.step()
+        state = each(state, torch.Tensor.detach)
     return _now() - start
 
 

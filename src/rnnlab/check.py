@@ -17,6 +17,11 @@ def _number(low: float, high: float = float("inf")) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, int | float) and not isinstance(value, bool) and low <= value < high
 
 
+def _is_split(value: Any) -> bool:
+    shares = value if isinstance(value, list) and len(value) == 3 else [-1]
+    return all(map(_number(0), shares)) and shares[0] > 0 and abs(sum(shares) - 1) < 1e-6
+
+
 _SIZE = (_whole(1), "a whole number, 1 or more")
 _PAIR = (_whole(2), "a whole number, 2 or more")
 _AMOUNT = (_number(0), "a number, 0 or more")
@@ -25,15 +30,21 @@ _AMOUNT = (_number(0), "a number, 0 or more")
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("hidden_size", "num_layers", "batch_size", "seq_len", "input_size", "output_size"), _SIZE),
     **dict.fromkeys(("num_train", "num_series", "num_waves", "length", "window", "repeats"), _SIZE),
+    **dict.fromkeys(("min_count", "num_samples"), _SIZE),
     **dict.fromkeys(("log_every_n_steps", "accumulate_grad_batches", "check_val_every_n_epoch", "num_nodes"), _SIZE),
     **dict.fromkeys(("num_val", "num_test"), _PAIR),
     **dict.fromkeys(("momentum", "weight_decay", "noise", "trend"), _AMOUNT),
     "epoch_steps": (lambda value: value is None or _SIZE[0](value), f"{_SIZE[1]}, or null"),
     "lr": (lambda value: _number(0)(value) and value > 0, "a number above 0"),
-    "dropout": (_number(0, 1), "a number from 0 to below 1"),
-    "warmup": (_number(0, 1), "a number from 0 to below 1"),
+    **dict.fromkeys(("dropout", "label_smoothing", "warmup"), (_number(0, 1), "a number from 0 to below 1")),
+    "embedding": (lambda value: value is None or _SIZE[0](value), f"{_SIZE[1]}, or null"),
+    "unit": (lambda value: value in ("char", "byte"), "char or byte"),
+    "split": (_is_split, "three shares of sum 1, such as [0.9,0.05,0.05]; the first above 0"),
+    "temperature": (lambda value: _number(0)(value) and value > 0, "a number above 0; top_k=1 is the likeliest text"),
+    "top_k": (_whole(0), "a whole number; 0 keeps all"),
+    "top_p": (lambda value: _number(0)(value) and 0 < value <= 1, "a number above 0, at most 1"),
     "seed": (lambda value: _whole(0)(value) and value < 2**32, "a whole number, 0 or more and below 2^32"),
-    "bidirectional": (lambda value: isinstance(value, bool), "true or false"),
+    **dict.fromkeys(("bidirectional", "tied"), (lambda value: isinstance(value, bool), "true or false")),
     "nonlinearity": (lambda value: value in ("tanh", "relu"), "tanh or relu"),
     "interval": (lambda value: value in ("step", "epoch"), "step or epoch"),
     "max_epochs": (lambda value: value is None or value == -1 or _SIZE[0](value), f"{_SIZE[1]}, or -1 for no end"),
@@ -47,9 +58,10 @@ def check(cfg: DictConfig) -> None:
 
     **Raises:** `UserError` with a line for every fault: the key, its value, and what would be right.
     """
-    sections = {key: value for key, value in cfg.items() if key not in ("model", "callbacks", "logger")}
+    content: Any = OmegaConf.to_container(cfg)
+    sections = {key: value for key, value in content.items() if key not in ("callbacks", "logger")}
     faults = [] if cfg.get("mode", "min") in ("min", "max") else [f"mode={cfg.mode} must be min or max."]
-    for key, value in leaves(OmegaConf.to_container(OmegaConf.create(sections))):
+    for key, value in leaves(sections):
         holds, right = RULES.get(key.split(".")[-1], (None, ""))
         elsewhere = isinstance(value, str) and value.startswith("${")  # what it refers to is checked where it stands
         if holds is not None and not elsewhere and not holds(value):

@@ -151,25 +151,31 @@ def newest(folder: Path) -> Path:
     return found[-1]
 
 
-def load(path: str | Path) -> dict[str, Any]:
+def load(path: str | Path, key: str = "ckpt") -> dict[str, Any]:
     """Read a checkpoint that rnnlab wrote, onto the CPU, running none of its content.
+
+    **Arguments:**
+
+    - `key`: the setting that names it, for messages.
 
     **Raises:** `UserError` if it is missing, damaged, or not from rnnlab.
     """
     path = Path(str(path))  # ckpt=5 arrives as a number
-    require(path.is_file(), f"ckpt={path}: there is no such file. Checkpoints are in a run's checkpoints/ folder.")
+    require(path.is_file(), f"{key}={path}: there is no such file. Checkpoints are in a run's checkpoints/ folder.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises nearly anything for a damaged file
-        raise UserError(f"ckpt={path} is damaged or not a checkpoint ({type(error).__name__}). Use another.") from error
+        raise UserError(
+            f"{key}={path} is damaged or not a checkpoint ({type(error).__name__}). Use another."
+        ) from error
     try:
         parts = checkpoint["rnnlab"]["model"], checkpoint["rnnlab"]["data"], checkpoint["hyper_parameters"]["spec"]
         ours = all(isinstance(part, dict) for part in (*parts, checkpoint["state_dict"]))
     except (KeyError, TypeError):
         ours = False
-    require(ours, f"ckpt={path} is not a checkpoint of rnnlab. Use one from a run's checkpoints/ folder.")
+    require(ours, f"{key}={path} is not a checkpoint of rnnlab. Use one from a run's checkpoints/ folder.")
     found = checkpoint["rnnlab"].get("format")
-    require(found == FORMAT, f"ckpt={path} has format {found}, this version reads {FORMAT}: update rnnlab.")
+    require(found == FORMAT, f"{key}={path} has format {found}, this version reads {FORMAT}: update rnnlab.")
     return checkpoint
 
 
@@ -191,3 +197,14 @@ def build(config: dict[str, Any], path: str | Path, **kwargs: Any) -> Any:
         return get_class(config["_target_"])(**arguments, **kwargs)
     except (AttributeError, KeyError, TypeError, ValueError, HydraException) as error:
         raise UserError(f"ckpt={path} describes what cannot be built: {error}") from error
+
+
+def load_weights(model: pl.LightningModule, checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Give a model that was built from a checkpoint its weights.
+
+    **Raises:** `UserError` if they are not those of the network that the checkpoint describes.
+    """
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise UserError(f"ckpt={path} does not hold the weights of the network that it describes.") from error

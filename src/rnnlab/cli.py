@@ -36,6 +36,16 @@ def run(main: Callable[[], Any]) -> None:
     main()
 
 
+def take_literally(*keys: str) -> None:
+    """Quote the values of these settings on the command line, so that Hydra's grammar leaves them as they are."""
+    for i, argument in enumerate(sys.argv):
+        key, _, value = argument.partition("=")
+        if key in keys and value not in ("null", "-"):
+            # in quotes, a backslash is special only before a quote; $ would refer to another setting
+            value = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
+            sys.argv[i] = f"{key}='{value}'".replace("${", "\\${")
+
+
 @contextmanager
 def one_message() -> Iterator[None]:
     """Around a single job: end it as `run` does. In a sweep the exception goes on, for Hydra to name the job."""

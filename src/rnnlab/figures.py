@@ -1,4 +1,4 @@
-"""Where pictures of a run go."""
+"""Where pictures and texts of a run go."""
 
 from pathlib import Path
 
@@ -13,6 +13,11 @@ from PIL import Image
 def boards(trainer: pl.Trainer) -> list[TensorBoardLogger]:
     """The TensorBoard loggers to write to: none on ranks other than the first."""
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero]
+
+
+def verbatim(text: str) -> str:
+    """Text as TensorBoard, which reads Markdown, shows it unchanged."""
+    return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 def publish(trainer: pl.Trainer, name: str, figure: Figure) -> None:

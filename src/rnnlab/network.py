@@ -1,11 +1,14 @@
 """The one network: a recurrent cell and a linear read-out."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from hydra.utils import instantiate
 from torch import Tensor, nn
+
+from rnnlab.errors import require
 
 
 class SimpleRNN(nn.Module):
@@ -22,25 +25,47 @@ class SimpleRNN(nn.Module):
     - `input_size`: features a step, or the number of tokens.
     - `output_size`: size of each prediction.
     - `readout`: `"last"` predicts once, after the last step; `"all"` predicts at every step.
+    - `embedding`: size of a learned vector for each token; `None` reads tokens as one-hot vectors.
+    - `tied`: let the read-out share the embedding's weights (Press & Wolf 2017), which then is as wide as the cell.
+    - `dropout`: share of the hidden units that a read-out in training does not see, the same at every step of a
+      sequence (Gal & Ghahramani 2016), which costs less than a new choice at each step.
+
+    **Raises:** `UserError` for `tied` without an embedding of the cell's width.
     """
 
     def __init__(
-        self, cell: dict[str, Any], input_size: int, output_size: int, readout: Literal["last", "all"] = "last"
+        self,
+        cell: dict[str, Any],
+        input_size: int,
+        output_size: int,
+        readout: Literal["last", "all"] = "last",
+        embedding: int | None = None,
+        tied: bool = False,
+        dropout: float = 0.0,
     ):
         super().__init__()
         self.input_size = input_size
         self.readout = readout
-        self.cell = instantiate(cell, input_size=input_size, batch_first=True, _convert_="all")
+        self.dropout = dropout
+        self.embed = nn.Embedding(input_size, embedding) if embedding else None
+        self.cell = instantiate(cell, input_size=embedding or input_size, batch_first=True, _convert_="all")
         self.bidirectional = getattr(self.cell, "bidirectional", False)
         width = getattr(self.cell, "proj_size", 0) or self.cell.hidden_size
         self.head = nn.Linear(2 * width if self.bidirectional else width, output_size)
+        if tied:
+            require(
+                embedding == self.head.in_features,
+                f"model.tied=true shares weights between embedding and read-out: set model.embedding={width}, the "
+                f"cell's width; it is {'null' if embedding is None else embedding}.",
+            )
+            self.embed.weight = self.head.weight  # type: ignore[union-attr]  # and is initialised like it
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Predict from `x`, starting at `state`.
 
         **Arguments:**
 
-        - `x`: (batch, time, input_size) features, or (batch, time) integer tokens, which are read as one-hot vectors.
+        - `x`: (batch, time, input_size) features, or (batch, time) integer tokens.
         - `state`: what an earlier call returned, to go on from there; `None` starts from zeros on the device of `x`.
 
         **Returns:**
@@ -48,12 +73,43 @@ class SimpleRNN(nn.Module):
         Predictions, (batch, output_size) for `"last"` and (batch, time, output_size) for `"all"`, and the new state:
         (num_layers, batch, hidden_size) for RNN and GRU, a pair of these for LSTM.
         """
-        if not x.is_floating_point():
-            x = F.one_hot(x, self.input_size)
-        out, state = self.cell(x.to(self.head.weight.dtype), state)
+        out, state = self.cell(self._encode(x), state)
+        if self.dropout and self.training:
+            out = out * F.dropout(torch.ones_like(out[:, :1]), self.dropout)
         if self.readout == "last":
             out = self._last(out)
         return self.head(out), state
+
+    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Predict from a single step, with the same numbers as `forward` has.
+
+        On a CPU `torch.nn.LSTM` prepares its weights anew in each call, which for one step takes several times as long
+        as the step itself. For torch's own cells this calls the kernel of a step instead.
+
+        **Arguments:**
+
+        - `x`: (batch, input_size) features, or (batch,) integer tokens.
+        - `state`: see `forward`; not `None`.
+
+        **Returns:** predictions, (batch, output_size), and the new state.
+        """
+        cell = self.cell
+        if type(cell) not in (nn.RNN, nn.LSTM, nn.GRU) or cell.bidirectional or cell.proj_size:
+            out, state = self(x[:, None], state)
+            return (out[:, -1] if self.readout == "all" else out), state
+        kernel = getattr(torch, f"{cell.mode.lower()}_cell")  # lstm_cell, gru_cell, rnn_tanh_cell or rnn_relu_cell
+        pair = isinstance(state, tuple)
+        before = zip(*state, strict=True) if pair else state
+        out, after = self._encode(x), []
+        for layer, weights in zip(before, cell.all_weights, strict=True):
+            after.append(kernel(out, layer, *weights))
+            out = after[-1][0] if pair else after[-1]
+        return self.head(out), tuple(map(torch.stack, zip(*after, strict=True))) if pair else torch.stack(after)
+
+    def _encode(self, x: Tensor) -> Tensor:
+        if x.is_floating_point():
+            return x.to(self.head.weight.dtype)
+        return F.one_hot(x, self.input_size).to(self.head.weight.dtype) if self.embed is None else self.embed(x)
 
     def _last(self, out: Tensor) -> Tensor:
         if not self.bidirectional:
@@ -61,3 +117,8 @@ class SimpleRNN(nn.Module):
         # the backward direction has read everything when it arrives at the first step
         forward, backward = out.chunk(2, dim=-1)
         return torch.cat((forward[:, -1], backward[:, 0]), dim=-1)
+
+
+def each(state: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """A state, one tensor or several, with `function` applied to each."""
+    return function(state) if isinstance(state, Tensor) else tuple(each(part, function) for part in state)

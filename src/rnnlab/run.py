@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from rnnlab.console import tell
 from rnnlab.data.base import SequenceData
 from rnnlab.devices import check_devices
 from rnnlab.errors import UserError
-from rnnlab.figures import boards
+from rnnlab.figures import boards, verbatim
 from rnnlab.launch import own_job
+from rnnlab.spec import SequenceSpec
 from rnnlab.tasks.base import Task
 
 
@@ -37,7 +39,8 @@ def train(cfg: DictConfig) -> float | None:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule, model = make_parts(cfg)
     if resume:
-        _check_fits(resume, model, cfg)
+        saved = checkpoint.load(resume)
+        _check_fits(f"ckpt={resume}", saved, model, cfg, "optim.optimizer._target_", "optim.lr")
     keeper = checkpoint.BestAndLast(folder / "checkpoints", cfg.monitor, cfg.mode, _plain_parts(cfg))
     if resume:
         keeper.inherit(resume)
@@ -45,10 +48,10 @@ def train(cfg: DictConfig) -> float | None:
         trainer = make_trainer(cfg, folder, keeper)
         for board in boards(trainer):
             board.log_hyperparams(_settings(cfg))
-            board.experiment.add_text("config", _markdown(OmegaConf.to_yaml(cfg, resolve=True)))
+            board.experiment.add_text("config", verbatim(OmegaConf.to_yaml(cfg, resolve=True)))
         trainer.fit(model, datamodule=datamodule, ckpt_path=resume, weights_only=True)
         best = trainer.strategy.broadcast(str(keeper.best))
-        trainer.test(model, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
+        _score(trainer, datamodule)(model, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
         if trainer.is_global_zero:
             scores = _tell(trainer, model, datamodule, folder)
             if boards(trainer):
@@ -67,10 +70,7 @@ def evaluate(cfg: DictConfig) -> None:
     check(OmegaConf.create({"data": data}))
     spec = saved["hyper_parameters"]["spec"]
     model = checkpoint.build(saved["rnnlab"]["model"], cfg.ckpt, spec=spec)
-    try:
-        model.load_state_dict(saved["state_dict"])
-    except RuntimeError as error:
-        raise UserError(f"ckpt={cfg.ckpt} does not hold the weights of the network that it describes.") from error
+    checkpoint.load_weights(model, saved, cfg.ckpt)
     datamodule = checkpoint.build(data, cfg.ckpt)
     if model.kind in datamodule.kinds:
         datamodule.spec = model.spec
@@ -81,23 +81,30 @@ def evaluate(cfg: DictConfig) -> None:
     with own_job():
         trainer = instantiate(cfg.trainer, logger=False, callbacks=[], enable_checkpointing=False,
                               enable_progress_bar=False, default_root_dir=folder)  # fmt: skip
-        trainer.test(model, datamodule=datamodule, verbose=False)
+        _score(trainer, datamodule)(model, datamodule=datamodule, verbose=False)
         if trainer.is_global_zero:
             _tell(trainer, model, datamodule, folder)
 
 
 def make_parts(cfg: DictConfig) -> tuple[SequenceData, Task]:
-    """Data first, then a model of the data's sizes.
+    """Data first, then a model of the data's sizes; with `init_from`, weights and vocabulary of that checkpoint.
 
     **Raises:** `UserError` if the model reads another kind of data; it names what fits.
     """
     datamodule = instantiate(cfg.data)
+    reads = _class(cfg.model._target_).kind
+    start = checkpoint.load(cfg.init_from, "init_from") if cfg.init_from else None
+    if start and start["hyper_parameters"]["spec"]["kind"] == reads in datamodule.kinds:
+        datamodule.spec = SequenceSpec(**start["hyper_parameters"]["spec"])
     datamodule.prepare_data()
     datamodule.setup("fit")
-    reads = _class(cfg.model._target_).kind
     if reads != datamodule.spec.kind:
         raise UserError(_mismatch(reads, datamodule.spec.kind))
-    return datamodule, instantiate(cfg.model, spec=datamodule.spec.as_dict())
+    model = instantiate(cfg.model, spec=datamodule.spec.as_dict())
+    if start:
+        _check_fits(f"init_from={cfg.init_from}", start, model, cfg)
+        model.load_state_dict(start["state_dict"])
+    return datamodule, model
 
 
 def make_trainer(cfg: DictConfig, folder: Path, *callbacks: pl.Callback) -> pl.Trainer:
@@ -118,10 +125,17 @@ def quiet() -> None:
     logging.getLogger("lightning").handlers.clear()  # Hydra's handlers have it already
     # whole batches come by index out of memory: workers would only add a copy
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # they are resumed by their data module
+    warnings.filterwarnings("ignore", ".*dataloader is not resumable.*")
     # the curves have a point at each validation, however short an epoch is
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     # lightning 2.6 calls what torch 2.13 deprecates
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*")
+
+
+def _score(trainer: pl.Trainer, datamodule: SequenceData) -> Callable[..., Any]:
+    """Test, or validate where the data have no test set."""
+    return trainer.test if "test" in datamodule.splits else trainer.validate
 
 
 def _class(target: str) -> Any:
@@ -132,16 +146,16 @@ def _find(ckpt: str | None) -> str | None:
     return str(checkpoint.newest(Path(HydraConfig.get().run.dir).parent)) if ckpt == "last" else ckpt and str(ckpt)
 
 
-def _check_fits(ckpt: str, model: Task, cfg: DictConfig) -> None:
-    """Compare a checkpoint with the run that is to go on with it.
+def _check_fits(what: str, saved: dict[str, Any], model: Task, cfg: DictConfig, *matters: str) -> None:
+    """Compare a checkpoint with the run that is to start from it.
 
-    **Raises:** `UserError` with what differs, if weights or optimizer state could not be loaded.
+    **Raises:** `UserError` with what differs, if weights could not be loaded, tokens would mean something else, or a
+    setting that begins with one of `matters` is another.
     """
-    saved = checkpoint.load(ckpt)
     then = {**saved["rnnlab"]["model"], "spec": saved["hyper_parameters"]["spec"]}
     now = {**_plain_parts(cfg)["model"], "spec": model.spec.as_dict()}
     same_weights = _shapes(saved["state_dict"]) == _shapes(model.state_dict())
-    matters = ("optim.optimizer._target_", "optim.lr") + (() if same_weights else ("cell.", "spec."))
+    matters += ("spec.vocab",) if same_weights else ("cell.", "spec.", "embedding", "tied")
     before = dict(conf.leaves(then))
     changed = [
         f"{key} is {value} here and {before.get(key)} there"
@@ -149,8 +163,8 @@ def _check_fits(ckpt: str, model: Task, cfg: DictConfig) -> None:
         if key.startswith(matters) and value != before.get(key)
     ]
     if changed or not same_weights:
-        what = "; ".join(changed) or "other weights"
-        raise UserError(f"ckpt={ckpt} does not fit this run: {what}. Set it as it was, or leave ckpt= out.")
+        differs = "; ".join(changed) or "other weights"
+        raise UserError(f"{what} does not fit this run: {differs}. Set it as it was, or leave {what} out.")
 
 
 def _shapes(state: dict[str, Any]) -> dict[str, Any]:
@@ -218,7 +232,8 @@ def _settings(cfg: DictConfig) -> dict[str, Any]:
 
 def _tell(trainer: pl.Trainer, model: Task, datamodule: SequenceData, folder: Path) -> dict[str, float]:
     """The test metrics as a table and as `metrics.json`, what the model predicts, and where to find it all."""
-    scores = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
+    split = "test/" if "test" in datamodule.splits else "val/"
+    scores = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith(split)}
     defined = {name: score if math.isfinite(score) else None for name, score in scores.items()}  # JSON has no nan
     (folder / "metrics.json").write_text(json.dumps(defined, indent=2) + "\n", encoding="utf-8")
     table = Table("metric", "value")
@@ -235,7 +250,3 @@ def _tell(trainer: pl.Trainer, model: Task, datamodule: SequenceData, folder: Pa
 def _logs(folder: Path) -> Path:
     """The `logs` folder above a run, or the run's own."""
     return next((parent for parent in folder.parents if parent.name == "logs"), folder)
-
-
-def _markdown(text: str) -> str:
-    return "\n".join(f"    {line}" for line in text.splitlines())

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Kind = Literal["tokens", "labels", "values"]
+IGNORED = -100  # a target that does not count: what torch's cross entropy leaves out
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class SequenceSpec:
     - `input_size`: features a step; for tokens the size of the vocabulary.
     - `output_size`: classes or values to predict.
     - `seq_len`: steps of a sequence.
-    - `vocab`: for tokens, the sign of every index.
+    - `vocab`: for tokens, the sign of every index; empty if tokens are bytes.
     - `scale`: for standardised values, (mean, standard deviation) of the training part on the original scale.
     """
 
@@ -36,4 +37,4 @@ class SequenceSpec:
 
     def as_dict(self) -> dict[str, Any]:
         """The fields, plain: what `SequenceSpec(**fields)` takes."""
-        return asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}

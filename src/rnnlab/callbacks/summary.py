@@ -18,7 +18,7 @@ class Summary(pl.Callback):
         if not trainer.is_global_zero:
             return
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        x, _ = datamodule.example(datamodule.batch_size)
+        x, *_ = datamodule.example(datamodule.batch_size)
         network: nn.Module = pl_module.network  # type: ignore[assignment]
         rows: dict[str, tuple[str, str]] = {}
         hooks = [

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
@@ -15,10 +16,50 @@ from rnnlab.spec import Kind, SequenceSpec
 Split = Literal["train", "val", "test"]
 
 
-class GlobalBatches(Sampler[Tensor]):
+class TrainBatches(Sampler[Any]):
+    """The indices of an epoch's batches, which can be entered in its middle. A subclass defines `read`.
+
+    **Arguments:**
+
+    - `steps`: batches of an epoch.
+    - `seed`: of the order, which is a function of seed and epoch.
+    """
+
+    def __init__(self, steps: int, seed: int):
+        self.steps = steps
+        self.seed = seed
+        self.epoch = 0
+        self.position = 0  # batches that this epoch has yielded
+        self.resume_at = 0
+
+    def read(self, position: int, resumed: bool) -> Iterator[Any]:
+        """Yield the batches of `self.epoch` from number `position` on.
+
+        **Arguments:**
+
+        - `resumed`: whether another process has trained up to here.
+        """
+        raise NotImplementedError
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[Any]:
+        resumed = self.resume_at > 0
+        self.position, self.resume_at = self.resume_at % self.steps, 0  # at the end of an epoch the next one starts
+        for batch in self.read(self.position, resumed):
+            self.position += 1
+            yield batch
+
+
+class GlobalBatches(TrainBatches):
     """Shuffled training batches: batch k of an epoch is the same set of samples on any number of ranks.
 
-    The order is a function of seed and epoch. A set smaller than an epoch is shuffled and gone through again.
+    A set smaller than an epoch is shuffled and gone through again.
 
     **Arguments:**
 
@@ -30,43 +71,17 @@ class GlobalBatches(Sampler[Tensor]):
     """
 
     def __init__(self, size: int, batch_size: int, steps: int | None, seed: int, rank: int = 0, world_size: int = 1):
+        super().__init__(steps or max(1, size // batch_size), seed)
         self.size = size
         self.batch_size = batch_size
-        self.steps = steps or max(1, size // batch_size)
-        self.seed = seed
         self.share = slice(rank, None, world_size)
-        self.epoch = 0
-        self.position = 0  # batches that this epoch has yielded
-        self.resume_at = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning at the start of each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[Tensor]:
+    def read(self, position: int, resumed: bool) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         needed = self.steps * self.batch_size
         passes = [torch.randperm(self.size, generator=generator) for _ in range(math.ceil(needed / self.size))]
         batches = torch.cat(passes)[:needed].view(self.steps, self.batch_size)
-        self.position, self.resume_at = self.resume_at % self.steps, 0  # at the end of an epoch the next one starts
-        for batch in batches[self.position :, self.share]:
-            self.position += 1
-            yield batch
-
-
-class ResumableLoader(DataLoader):
-    """A loader over `GlobalBatches` that can go on in the middle of an epoch; Lightning saves its state."""
-
-    sampler: GlobalBatches
-
-    def state_dict(self) -> dict[str, int]:
-        return {"position": self.sampler.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.sampler.resume_at = state["position"]
+        yield from batches[position:, self.share]
 
 
 class EvenBatches(Sampler[Tensor]):
@@ -109,6 +124,8 @@ class SequenceData(pl.LightningDataModule):
         super().__init__()
         self.batch_size = batch_size
         self.epoch_steps = epoch_steps
+        self.resume_at = 0
+        self.train_batches: TrainBatches | None = None
         self.spec: SequenceSpec | None = None
         self.splits: dict[Split, Dataset] = {}
 
@@ -125,28 +142,45 @@ class SequenceData(pl.LightningDataModule):
         dataset = self.splits["val"]
         return dataset[torch.arange(min(size, len(dataset)))]  # type: ignore[index, arg-type]
 
+    def state_dict(self) -> dict[str, int]:
+        return {"position": self.train_batches.position} if self.train_batches else {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.resume_at = state_dict["position"]
+
+    def batches(self, split: Split, rank: int, world_size: int) -> Any:
+        """The indices of the batches of a split that one of `world_size` ranks reads."""
+        size = len(self.splits[split])  # type: ignore[arg-type]
+        if split == "train":
+            return GlobalBatches(size, self.batch_size * world_size, self.epoch_steps, self.run_seed, rank, world_size)
+        return EvenBatches(size, self.batch_size, rank, world_size)
+
+    @property
+    def run_seed(self) -> int:
+        """The run's seed, from Lightning's seed_everything."""
+        return int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        x, y = batch
-        return x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+        x, y, *rest = batch
+        return x.to(device, non_blocking=True), y.to(device, non_blocking=True), *rest
 
     def train_dataloader(self) -> DataLoader:
         if (overfit := self._overfit_loader()) is not None:
             return overfit
-        rank, world_size = self._place()
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # the run's, from lightning's seed_everything
-        size = len(self.splits["train"])  # type: ignore[arg-type]
-        batches = GlobalBatches(size, self.batch_size * world_size, self.epoch_steps, seed, rank, world_size)
-        return ResumableLoader(self.splits["train"], **self._options(batches))
+        loader = self._loader("train")
+        # Lightning could resume the loader by itself, but not once a scheduler has asked how long the training is
+        batches: Any = loader.sampler
+        self.train_batches = batches
+        batches.resume_at, self.resume_at = self.resume_at, 0
+        return loader
 
-    def val_dataloader(self) -> DataLoader:
-        if (overfit := self._overfit_loader()) is not None:
-            return overfit
-        return self._evaluation_loader("val")
+    def val_dataloader(self) -> DataLoader | list:
+        return self._overfit_loader() or self._evaluation_loader("val")
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> DataLoader | list:
         return self._evaluation_loader("test")
 
-    def predict_dataloader(self) -> DataLoader:
+    def predict_dataloader(self) -> DataLoader | list:
         return self._evaluation_loader("test")
 
     def _overfit_loader(self) -> DataLoader | None:
@@ -154,21 +188,25 @@ class SequenceData(pl.LightningDataModule):
         number = getattr(self.trainer, "overfit_batches", 0)
         if not number:
             return None
-        dataset: Any = self.splits["train"]
-        shares = EvenBatches(len(dataset), self.batch_size, *self._place()).batches
-        number = number if isinstance(number, int) else max(1, int(number * len(shares)))  # a float is a share
-        batches: Any = [dataset[rows] for rows in shares[:number]]
+        indices = self.batches("train", *self._place())
+        number = number if isinstance(number, int) else max(1, int(number * len(indices)))  # type: ignore[arg-type]
+        batches: Any = [self.splits["train"][index] for index in islice(indices, number)]
         return DataLoader(batches, batch_size=None)  # in order, which is what Lightning insists on here
 
-    def _evaluation_loader(self, split: Split) -> DataLoader:
-        size = len(self.splits[split])  # type: ignore[arg-type]
-        return DataLoader(self.splits[split], **self._options(EvenBatches(size, self.batch_size, *self._place())))
+    def _evaluation_loader(self, split: Split) -> DataLoader | list:
+        return self._loader(split) if split in self.splits else []
 
-    def _options(self, batches: Sampler[Tensor]) -> dict[str, Any]:
+    def _loader(self, split: Split) -> DataLoader:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         # batch_size=None: the sampler's indices go to the dataset as one tensor, nothing is collated.
         # A generator of its own: a loader's iterator would draw from the random numbers that dropout uses.
-        return {"sampler": batches, "batch_size": None, "pin_memory": on_gpu, "generator": torch.Generator()}
+        return DataLoader(
+            self.splits[split],
+            sampler=self.batches(split, *self._place()),
+            batch_size=None,
+            pin_memory=on_gpu,
+            generator=torch.Generator(),
+        )
 
     def _place(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

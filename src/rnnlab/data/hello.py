@@ -6,6 +6,7 @@ from torch.utils.data import Dataset, TensorDataset
 from rnnlab.data.base import SequenceData, Split
 from rnnlab.errors import require
 from rnnlab.spec import SequenceSpec
+from rnnlab.vocabulary import Vocabulary
 
 
 class HelloData(SequenceData):
@@ -36,12 +37,6 @@ class HelloData(SequenceData):
         if self.spec is None:
             vocab = tuple(dict.fromkeys(self.text))
             self.spec = SequenceSpec("tokens", len(vocab), len(vocab), len(self.text) - 1, vocab)
-        index = {sign: i for i, sign in enumerate(self.spec.vocab)}
-        unknown = "".join(dict.fromkeys(sign for sign in self.text if sign not in index))
-        require(
-            not unknown,
-            f"data.text has characters that the model's vocabulary {''.join(index)!r} lacks: {unknown!r}.",
-        )
-        tokens = torch.tensor([[index[sign] for sign in self.text]])
+        tokens = torch.from_numpy(Vocabulary(self.spec.vocab).encode(self.text, "data.text"))[None]
         sequence = TensorDataset(tokens[:, :-1], tokens[:, 1:])
         return {"train": sequence, "val": sequence, "test": sequence}

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from rnnlab.errors import UserError, require
-from rnnlab.network import SimpleRNN
+from rnnlab.network import SimpleRNN, each
 from rnnlab.spec import Kind, SequenceSpec
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, ...]  # x, y, and for text whether its sequences go on from those of the batch before
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def _arguments_of(key: str) -> Iterator[None]:
 
 
 class MeanLoss(Metric):
-    """The mean over all predictions of all batches and ranks, given each batch's mean and its number of predictions.
+    """The mean over all predictions of all batches and ranks, given each batch's sum and its number of predictions.
 
     Unlike `torchmetrics.MeanMetric` it lets a loss that is not a number show, and weighs batches while it does.
     """
@@ -42,8 +42,8 @@ class MeanLoss(Metric):
         self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, loss: Tensor, count: int) -> None:
-        self.total += loss * count
+    def update(self, total: Tensor, count: int | Tensor) -> None:
+        self.total += total
         self.count += count
 
     def compute(self) -> Tensor:
@@ -62,6 +62,7 @@ class Task(pl.LightningModule):
     - `cell`: config of the recurrent cell, a plain dict.
     - `optim`: config of the optimizer, its scheduler and the scheduler's interval, a plain dict.
     - `spec`: the fields of the data's `SequenceSpec`, a plain dict.
+    - `network`: further arguments of `SimpleRNN`.
 
     **Raises:** `UserError` if the data are of another kind.
     """
@@ -70,15 +71,17 @@ class Task(pl.LightningModule):
     readout: ClassVar[Literal["last", "all"]] = "last"
     loss_label: ClassVar[str]  # for the axis of a picture, with the unit
 
-    def __init__(self, cell: dict[str, Any], optim: dict[str, Any], spec: dict[str, Any]):
+    def __init__(self, cell: dict[str, Any], optim: dict[str, Any], spec: dict[str, Any], **network: Any):
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.optim = optim
         self.spec = SequenceSpec(**spec)
         if self.spec.kind != self.kind:
             raise UserError(f"{type(self).__name__} reads {self.kind}, the data are {self.spec.kind}.")
-        self.network = SimpleRNN(cell, self.spec.input_size, self.spec.output_size, self.readout)
+        self.network = SimpleRNN(cell, self.spec.input_size, self.spec.output_size, self.readout, **network)
         self.metrics = nn.ModuleDict({split: nn.ModuleDict(self._metrics()) for split in ("val", "test")})
+        self.loaded_state: dict[str, Any] | None = None
+        self.states: dict[str, Any] = {}  # what the last batch of a split left, for the next to go on from
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the name of every hook that it calls, 40 times a step. nn.Module would first make sure,
@@ -112,10 +115,20 @@ class Task(pl.LightningModule):
         """See `SimpleRNN.forward`."""
         return self.network(x, state)
 
+    def read(self, batch: Batch, split: str) -> tuple[Tensor, Tensor]:
+        """The network's output for a batch and the targets.
+
+        A batch that goes on starts at the state in which the one before left the network; gradients end there.
+        """
+        x, y, *goes_on = batch
+        if not goes_on:
+            return self.network(x)[0], y
+        out, state = self.network(x, self.states.get(split) if goes_on[0] else None)
+        self.states[split] = each(state, Tensor.detach)
+        return out, y
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        x, y = batch
-        out, _ = self.network(x)
-        return self.loss(out, y)
+        return self.loss(*self.read(batch, "train"))
 
     # Lightning looks at the signature in every step; one that is stored need not be worked out again
     training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
@@ -127,13 +140,30 @@ class Task(pl.LightningModule):
         self._measure(batch, "test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self.network(batch[0])[0]
+        return self.read(batch, "predict")[0]
 
     def on_validation_epoch_end(self) -> None:
         self._report("val")
 
     def on_test_epoch_end(self) -> None:
         self._report("test")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "train" in self.states:
+            state = self.states["train"] if self.trainer.world_size == 1 else self.all_gather(self.states["train"])
+            checkpoint["state"] = {"shape": self._streams(), "of_ranks": each(state, Tensor.clone)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.loaded_state = checkpoint.get("state")
+
+    def on_train_start(self) -> None:
+        saved, self.loaded_state = self.loaded_state, None
+        if saved and saved["shape"] == self._streams():  # else other streams are read now
+            rank = ... if self.trainer.world_size == 1 else self.global_rank
+            self.states["train"] = each(saved["of_ranks"], lambda state: state[rank].to(self.device))
+
+    def _streams(self) -> list[int]:
+        return [self.trainer.world_size, getattr(self.trainer.datamodule, "batch_size", 0)]  # type: ignore[attr-defined]
 
     def configure_optimizers(self) -> Any:
         make_optimizer = instantiate(self.optim["optimizer"], _convert_="all")
@@ -168,16 +198,16 @@ class Task(pl.LightningModule):
     def _split(self, split: str) -> Any:
         return self.metrics[split].items()  # type: ignore[operator, union-attr]
 
-    def _measure(self, batch: Batch, split: str) -> None:
-        x, y = batch
-        out, _ = self.network(x)
-        for name, metric in self._split(split):
-            if name == "loss":
-                metric.update(self.loss(out, y), y.numel())
-            else:
-                metric.update(*self.flatten(out, y))
+    def total(self, out: Tensor, y: Tensor) -> tuple[Tensor, int | Tensor]:
+        """The sum of what all predictions cost, without what only training adds to it, and how many they are."""
+        return self.loss(out, y) * y.numel(), y.numel()
 
-    def flatten(self, out: Tensor, y: Tensor) -> Batch:
+    def _measure(self, batch: Batch, split: str) -> None:
+        out, y = self.read(batch, split)
+        for name, metric in self._split(split):
+            metric.update(*(self.total(out, y) if name == "loss" else self.flatten(out, y)))
+
+    def flatten(self, out: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Predictions and targets without the time dimension, if they have one."""
         return out.flatten(0, -2), y.flatten()
 

@@ -1,20 +1,35 @@
 """Character language models."""
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from rnnlab.errors import UserError
+from rnnlab.spec import IGNORED
 from rnnlab.tasks.base import Batch, Task
+from rnnlab.vocabulary import Vocabulary
+from rnnlab.writing import write
+
+PROMPT, SAMPLE = 64, 400  # characters of the text that is shown during training
 
 
 class CharModel(Task):
     """Predicts the next character at every step; x and y are (batch, time) token indices.
 
     The loss is the mean cross-entropy in nats. Perplexity is its exponential, bits per character is it over ln 2.
+
+    **Arguments:**
+
+    - `cell`, `optim`, `spec`: see `Task`.
+    - `embedding`, `tied`, `dropout`: see `SimpleRNN`.
+    - `label_smoothing`: share of the target that training spreads evenly over all characters (Szegedy et al. 2016);
+      scores are without it.
 
     **Raises:** `UserError` for a bidirectional cell, which would read the character that it is to predict.
     """
@@ -23,27 +38,53 @@ class CharModel(Task):
     readout = "all"
     loss_label = "cross-entropy (nats per character)"
 
-    def __init__(self, cell: dict, optim: dict, spec: dict):
+    def __init__(
+        self,
+        cell: dict[str, Any],
+        optim: dict[str, Any],
+        spec: dict[str, Any],
+        embedding: int | None = None,
+        tied: bool = False,
+        dropout: float = 0.0,
+        label_smoothing: float = 0.0,
+    ):
         if cell.get("bidirectional"):
             raise UserError(
                 "cell.bidirectional=true lets model=char read the character that it is to predict: leave it false."
             )
-        super().__init__(cell, optim, spec)
+        super().__init__(cell, optim, spec, embedding=embedding, tied=tied, dropout=dropout)
+        self.label_smoothing = label_smoothing
+        self.vocabulary = Vocabulary(self.spec.vocab)
 
     def loss(self, out: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(out.flatten(0, 1), y.flatten())
+        return F.cross_entropy(out.flatten(0, 1), y.flatten(), label_smoothing=self.label_smoothing)
+
+    def total(self, out: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        costs = F.cross_entropy(out.flatten(0, 1).float(), y.flatten(), ignore_index=IGNORED, reduction="sum")
+        return costs, (y != IGNORED).sum()
 
     def make_metrics(self) -> dict[str, Metric]:
-        return {"accuracy": MulticlassAccuracy(self.spec.output_size, average="micro", validate_args=False)}
+        size = self.spec.output_size
+        return {"accuracy": MulticlassAccuracy(size, average="micro", ignore_index=IGNORED, validate_args=False)}
 
     def derived(self, loss: float) -> dict[str, float]:
         return {"perplexity": math.exp(min(loss, 700.0)), "bits_per_character": loss / math.log(2)}
 
-    def text(self, batch: Batch, longest: int = 60) -> str:
-        """`'hell' -> 'ello'`: the first sequence, cut to `longest`, and the likeliest successor of each character."""
-        x = batch[0][:1, :longest].to(self.device)
-        predicted = self.network(x)[0].argmax(-1)
-        return f"{self._decode(x[0])!r} -> {self._decode(predicted[0])!r}"
+    def write(self, prompt: Tensor, length: int, **how: Any) -> Iterator[Tensor]:
+        """Continue `prompt` (batch, time) by `length` tokens, never the unknown sign; see `rnnlab.writing.write`."""
+        return write(self.network, prompt, length, never=self.vocabulary.unknown, **how)
 
-    def _decode(self, tokens: Tensor) -> str:
-        return "".join(self.spec.vocab[token] for token in tokens.tolist())
+    def text(self, batch: Batch) -> str:
+        """What the network makes of the first sequence of a batch.
+
+        A piece of a text is continued: its beginning, then new characters, drawn at temperature 0.8 and always with the
+        same random numbers. Of any other sequence the likeliest successor of each character: `'hell' -> 'ello'`.
+        """
+        x, _, *goes_on = batch
+        x = x[:1, :PROMPT].to(self.device)
+        if goes_on:
+            generator = torch.Generator(self.device).manual_seed(0)
+            drawn = [token[0] for token in self.write(x, SAMPLE, temperature=0.8, generator=generator)]
+            return self.vocabulary.decode([*x[0].tolist(), *torch.stack(drawn).tolist()])
+        predicted = self.network(x)[0].argmax(-1)
+        return f"{self.vocabulary.decode(x[0].tolist())!r} -> {self.vocabulary.decode(predicted[0].tolist())!r}"

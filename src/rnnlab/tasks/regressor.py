@@ -32,7 +32,7 @@ class SequenceRegressor(Task):
     def make_metrics(self) -> dict[str, Metric]:
         return {"mae": MeanAbsoluteError(), "r2": R2()}
 
-    def flatten(self, out: Tensor, y: Tensor) -> Batch:
+    def flatten(self, out: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return out, y
 
     def figure(self, batch: Batch, shown: int = 200) -> Figure:

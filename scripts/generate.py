@@ -1,0 +1,19 @@
+"""Write text with a checkpoint: python scripts/generate.py ckpt=PATH prompt="ROMEO:" """
+
+import hydra
+from omegaconf import DictConfig
+
+from rnnlab import cli
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="generate")
+def main(cfg: DictConfig) -> None:
+    with cli.one_message():
+        from rnnlab.generate import generate
+
+        generate(cfg)
+
+
+if __name__ == "__main__":
+    cli.take_literally("ckpt", "prompt", "out", "score")
+    cli.run(main)

@@ -1,0 +1,288 @@
+"""Text, read by truncated backpropagation through time."""
+
+import math
+import os
+import sysconfig
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from rnnlab.console import tell
+from rnnlab.data.base import SequenceData, Split, TrainBatches
+from rnnlab.data.corpus import Corpus, Unit, open_corpus
+from rnnlab.errors import UserError, require
+from rnnlab.spec import IGNORED, SequenceSpec
+from rnnlab.vocabulary import Vocabulary
+
+WARM_UP = 512  # characters that a stream of validation reads before its first prediction counts
+MANY_SIGNS = 10_000  # in one vocabulary: more than the characters of a Chinese newspaper
+
+
+class Cut(NamedTuple):
+    """Where a batch is to be cut out of a text.
+
+    - `starts`: (batch,) positions of the first character of each sequence.
+    - `steps`: length of each sequence.
+    - `goes_on`: whether each sequence begins where that of the batch before ended.
+    - `counts_from`: (batch,) positions; predictions made before them do not count. `None`: all count.
+    """
+
+    starts: np.ndarray
+    steps: int
+    goes_on: bool
+    counts_from: np.ndarray | None = None
+
+
+class Pieces(Dataset):
+    """Sequences of a text and their successors, cut out when asked for.
+
+    Indexing with a `Cut` gives x and y, (batch, steps) int64, y one character ahead of x, and `goes_on`.
+    """
+
+    def __init__(self, tokens: np.ndarray):
+        self.tokens = tokens
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, cut: Cut) -> tuple[Tensor, Tensor, bool]:
+        positions = cut.starts[:, None] + np.arange(cut.steps + 1)
+        piece = self.tokens[positions].astype(np.int64)
+        x, y = piece[:, :-1], piece[:, 1:].copy()
+        if cut.counts_from is not None:
+            y[positions[:, :-1] < cut.counts_from[:, None]] = IGNORED
+        return torch.from_numpy(x), torch.from_numpy(y), cut.goes_on
+
+
+class TrainStreams(TrainBatches):
+    """The training text as parallel streams, which are read side by side, one piece after the other.
+
+    Stream s of a pass over the text begins at s / streams of it, moved on by a few characters that are drawn for each
+    pass, so that pieces do not always begin at the same places and what no piece fits in at the end is another part.
+    An epoch goes on where the one before ended; at the end of a pass all streams start afresh.
+
+    **Arguments:**
+
+    - `size`: characters of the text.
+    - `streams`: sequences of a batch, all ranks together; rank r reads every `world_size`-th of them from the r-th.
+    - `seq_len`: characters of a piece: gradients reach back no further.
+    - `steps`: batches of an epoch; `None` is one pass.
+    - `seed`: of the first characters.
+    - `rank`, `world_size`: which streams to yield.
+    """
+
+    def __init__(
+        self, size: int, streams: int, seq_len: int, steps: int | None, seed: int, rank: int = 0, world_size: int = 1
+    ):
+        self.length = (size - 1) // streams
+        self.pass_steps, self.spare = divmod(self.length, seq_len)
+        super().__init__(steps or self.pass_steps, seed)
+        self.seq_len = seq_len
+        self.starts = self.length * np.arange(streams)[rank::world_size]
+        self.next = 0  # the batch of the run that goes on where the last one ended
+
+    def read(self, position: int, resumed: bool) -> Iterator[Cut]:
+        begin = self.epoch * self.steps
+        if resumed:
+            self.next = begin + position
+        turn = -1
+        for batch in range(begin + position, begin + self.steps):
+            if turn != batch // self.pass_steps:
+                turn = batch // self.pass_steps
+                shift = np.random.default_rng((self.seed, turn)).integers(self.spare + 1)
+            step = batch % self.pass_steps
+            goes_on = step > 0 and batch == self.next  # not where an epoch was cut short
+            self.next = batch + 1
+            yield Cut(self.starts + shift + step * self.seq_len, self.seq_len, goes_on)
+
+
+class WholeText(Sampler[Cut]):
+    """Every prediction in a text, once, as if it were read in one go, but by parallel streams.
+
+    The first stream starts at the beginning of the text; each other reads the end of the one before it, some `WARM_UP`
+    characters, before its own predictions count, and so enters them with the state that it would have had. All streams
+    are equally long, which is why the first has more predictions than the others. A short text is one stream.
+
+    **Arguments:**
+
+    - `size`: characters; there are size - 1 predictions.
+    - `streams`: at most so many sequences a batch, on each rank.
+    - `seq_len`: characters of a piece; the sum over all pieces does not depend on it.
+    - `rank`, `world_size`: which streams to yield. A text too short to be shared is read whole by each rank.
+    """
+
+    def __init__(self, size: int, streams: int, seq_len: int, rank: int = 0, world_size: int = 1):
+        predictions = size - 1
+        streams = max(1, min(streams * world_size, predictions // (4 * WARM_UP)))
+        if streams < world_size:
+            rank, world_size = 0, 1
+        streams -= streams % world_size
+        self.length = math.ceil((predictions + (streams - 1) * WARM_UP) / streams)
+        share = np.arange(streams) / max(1, streams - 1)
+        ends = self.length + (share * (predictions - self.length)).round().astype(int)
+        counts_from = np.concatenate(([0], ends[:-1]))
+        mine = slice(rank * streams // world_size, (rank + 1) * streams // world_size)
+        self.starts, self.counts_from = (ends - self.length)[mine], counts_from[mine]
+        self.seq_len = seq_len
+
+    def __len__(self) -> int:
+        return math.ceil(self.length / self.seq_len)
+
+    def __iter__(self) -> Iterator[Cut]:
+        for done in range(0, self.length, self.seq_len):
+            steps = min(self.seq_len, self.length - done)
+            yield Cut(self.starts + done, steps, done > 0, self.counts_from)
+
+
+class TextData(SequenceData):
+    """A text file, or every file of a folder one after the other, to be continued sign by sign.
+
+    The text is split by position, training part first. Training reads it in `batch_size` parallel streams, `seq_len`
+    signs at a time, and tells the task when the state of a batch goes on with the next (Williams & Peng 1990, truncated
+    backpropagation through time); validation and test predict each sign of their part but the first, once.
+
+    A batch is x and y, (batch, time) token indices, and whether it goes on.
+
+    **Arguments:**
+
+    - `path`: a file or folder.
+    - `pattern`: which files of a folder, at any depth.
+    - `unit`: `"char"` for the characters of UTF-8, `"byte"` for any file.
+    - `min_count`: characters that appear less often become the unknown sign, U+FFFD.
+    - `split`: shares of training, validation and test part; the last two may be 0.
+    - `seq_len`: signs that a gradient reaches back.
+    - `batch_size`: streams, per device.
+    - `epoch_steps`: see `SequenceData`.
+    - `cache`: folder for the encoded text; `None` is `rnnlab` in the user's cache folder.
+
+    **Raises:** `UserError` for a path without text, a text too short for these settings, or one that does not fit the
+    vocabulary of a spec set beforehand.
+    """
+
+    kinds: ClassVar = ("tokens",)
+
+    def __init__(
+        self,
+        path: str,
+        pattern: str = "*.txt",
+        unit: Unit = "char",
+        min_count: int = 1,
+        split: tuple[float, float, float] = (0.9, 0.05, 0.05),
+        seq_len: int = 64,
+        batch_size: int = 32,
+        epoch_steps: int | None = 500,
+        cache: str | None = None,
+    ):
+        super().__init__(batch_size, epoch_steps)
+        self.path = Path(str(path)).expanduser()
+        self.pattern = pattern
+        self.unit = unit
+        self.min_count = min_count
+        self.split = tuple(split)
+        self.seq_len = seq_len
+        self.called = f"data.path={self.path}"
+        caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        self.cache = Path(cache or f"{caches}/rnnlab").expanduser()
+
+    def files(self) -> list[Path]:
+        """The files of the text, in a fixed order."""
+        if self.path.is_dir():
+            found = sorted(path for path in self.path.rglob(self.pattern) if path.is_file())
+            require(
+                bool(found),
+                f"{self.called} has no files that match data.pattern={self.pattern}. Name the files that you want, "
+                "for example data.pattern='*.md'.",
+            )
+            return found
+        require(self.path.is_file(), f"{self.called}: there is no such file or folder.")
+        return [self.path]
+
+    def prepare_data(self) -> None:
+        self._open()
+
+    def make(self) -> dict[Split, Dataset]:
+        corpus = self._open()
+        signs = corpus.vocabulary.signs
+        if self.spec is None:
+            self.spec = SequenceSpec("tokens", len(corpus.vocabulary), len(corpus.vocabulary), self.seq_len, signs)
+            if len(signs) > MANY_SIGNS:
+                tell(
+                    f"Warning: {self.called} has {len(signs):,} different characters. Is it text in another encoding? "
+                    "data.min_count=10 folds rare characters into one, data.unit=byte needs no vocabulary."
+                )
+        borders = [0, *(round(sum(self.split[: k + 1]) * len(corpus.tokens)) for k in range(3))]
+        self._require_length(borders)
+        self._tell_unseen(corpus, *borders[1:3])
+        parts = {}
+        for k, split in enumerate(("train", "val", "test")):
+            if self.split[k]:
+                parts[split] = Pieces(corpus.tokens[borders[k] : borders[k + 1]])
+        return parts  # type: ignore[return-value]
+
+    def example(self, size: int) -> Any:
+        """The beginning of the validation part, or of the training part if there is none, as one batch of `size`."""
+        tokens = self.splits.get("val", self.splits["train"])
+        if len(tokens) <= self.seq_len:  # type: ignore[arg-type]
+            tokens = self.splits["train"]
+        starts = np.arange(size) * self.seq_len % (len(tokens) - self.seq_len)  # type: ignore[arg-type]
+        return tokens[Cut(starts, self.seq_len, False)]
+
+    def batches(self, split: Split, rank: int, world_size: int) -> Sampler:
+        size = len(self.splits[split])  # type: ignore[arg-type]
+        if split != "train":
+            return WholeText(size, self.batch_size, self.seq_len, rank, world_size)
+        streams = self.batch_size * world_size
+        require(
+            (size - 1) // streams >= self.seq_len,
+            f"{self.called}: {world_size} processes need {streams * self.seq_len + 1:,} characters to train on, "
+            f"there are {size:,}. Use a smaller data.batch_size.",
+        )
+        return TrainStreams(size, streams, self.seq_len, self.epoch_steps, self.run_seed, rank, world_size)
+
+    def _open(self) -> Corpus:
+        vocabulary = Vocabulary(self.spec.vocab) if self.spec and self.spec.vocab else None
+        unit: Unit = self.unit if self.spec is None else "char" if self.spec.vocab else "byte"
+        return open_corpus(self.files(), unit, self.min_count, vocabulary, self.cache, self.called)
+
+    def _require_length(self, borders: list[int]) -> None:
+        needed = [self.batch_size * self.seq_len + 1, 2, 2]
+        parts = [after - before for before, after in pairwise(borders)]
+        if any(share and part < need for share, part, need in zip(self.split, parts, needed, strict=True)):
+            least = max(math.ceil(need / share) for share, need in zip(self.split, needed, strict=True) if share)
+            raise UserError(
+                f"{self.called} is too short, {borders[-1]:,} characters: data.batch_size={self.batch_size} streams of "
+                f"data.seq_len={self.seq_len} and data.split={list(self.split)} need {least:,}."
+            )
+
+    def _tell_unseen(self, corpus: Corpus, train_end: int, val_end: int) -> None:
+        """Say which characters of the validation part the training part lacks."""
+        unseen = np.flatnonzero((corpus.first >= train_end) & (corpus.first < val_end))
+        if len(unseen):
+            pieces = np.array_split(corpus.tokens[train_end:val_end], 100)
+            count = sum(int(np.isin(piece, unseen).sum()) for piece in pieces)
+            signs = "".join(corpus.vocabulary.signs[sign] for sign in unseen) if corpus.vocabulary.signs else unseen
+            tell(
+                f"The validation text has {count:,} of {len(unseen)} characters that the training text never shows: "
+                f"{signs!r}."
+            )
+
+
+class PythonData(TextData):
+    """The source of the running interpreter's standard library: real text that every machine has.
+
+    All modules in alphabetical order, without tests and installed packages. Arguments as for `TextData`.
+    """
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(sysconfig.get_path("stdlib"), "*.py", **kwargs)
+        self.called = "data=python"
+
+    def files(self) -> list[Path]:
+        others = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
+        return [path for path in super().files() if not others.intersection(path.relative_to(self.path).parts)]

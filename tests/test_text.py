@@ -1,0 +1,393 @@
+"""Text: how it is encoded, cut into streams, validated and resumed."""
+
+import json
+import math
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import TEXT
+from torch import nn
+
+from rnnlab.data import corpus
+from rnnlab.data.text import WARM_UP, Pieces, PythonData, TextData, TrainStreams, WholeText
+from rnnlab.errors import UserError
+from rnnlab.spec import IGNORED
+from rnnlab.vocabulary import UNKNOWN, Vocabulary
+
+SMALL = ("model=char", "data=text", f"data.path={TEXT}", "cell=lstm", "cell.hidden_size=16", "data.seq_len=32")
+SMALL += ("data.batch_size=8", "trainer=cpu", "callbacks=none", "logger=none")
+
+
+def opened(path, cache, unit="char", min_count=1, signs=None):
+    files = path if isinstance(path, list) else [path]
+    return corpus.open_corpus(files, unit, min_count, signs and Vocabulary(signs), cache, "the text")
+
+
+def decoded(text):
+    return text.vocabulary.decode(text.tokens.tolist())
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(corpus, "PIECE", 7)  # several pieces, cut in the middle of characters
+
+
+def test_a_text_comes_back_as_it_was(tmp_path, small_pieces):
+    text = "naïve Ωmega, 日本語 and 😀\r\n" * 3
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8", newline="")
+    (tmp_path / "b.txt").write_text("\ufeffb", encoding="utf-8")  # a byte order mark is not text
+    both = opened([tmp_path / "a.txt", tmp_path / "b.txt"], tmp_path)
+    assert decoded(both) == text + "b"
+    assert both.vocabulary.signs == tuple(sorted(set(text + "b")))
+    assert [(text + "b").index(sign) for sign in both.vocabulary.signs] == both.first.tolist()
+    assert isinstance(both.tokens, np.memmap)
+    assert both.tokens.dtype == np.uint8
+    raw = opened(tmp_path / "a.txt", tmp_path, "byte")
+    assert bytes(raw.tokens) == text.encode()
+    assert decoded(raw) == text
+
+
+def test_rare_characters_become_one_sign(tmp_path, small_pieces):
+    (tmp_path / "a.txt").write_text("aaaaaaaaxbbbbyaa")
+    text = opened(tmp_path / "a.txt", tmp_path, min_count=2)
+    assert decoded(text) == f"aaaaaaaa{UNKNOWN}bbbb{UNKNOWN}aa"
+    assert text.first[text.vocabulary.unknown] == 8
+
+
+def test_many_signs_take_more_bytes(tmp_path):
+    everything = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))
+    (tmp_path / "a.txt").write_text(everything, encoding="utf-8")
+    text = opened(tmp_path / "a.txt", tmp_path)
+    assert text.tokens.dtype == np.uint16
+    assert decoded(text) == everything
+
+
+def test_the_encoded_text_is_kept_and_never_stale(tmp_path, monkeypatch):
+    file, cache = tmp_path / "a.txt", tmp_path / "cache"
+    file.write_text("abc")
+    first = opened(file, cache)
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus, "_encode", None)  # it is not encoded again
+        assert decoded(opened(file, cache)) == "abc"
+        assert decoded(opened(file, cache, signs="abc")) == "abc"
+    opened(file, cache, "byte")
+    assert len(list(cache.glob("*/*"))) == 2
+    file.write_text("abd")
+    assert decoded(opened(file, cache)) == "abd"
+    assert len(list(cache.glob("*/*"))) == 1  # what was encoded from the old text is gone,
+    assert decoded(first) == "abc"  # but not for a run that reads it
+    assert opened(file, cache, signs="xabd").vocabulary.signs == tuple("xabd")
+
+
+def _open_in_a_process(file, cache, barrier, lengths):
+    barrier.wait()
+    lengths.put(len(opened(file, cache).tokens))
+
+
+def test_two_runs_may_encode_at_once(tmp_path):
+    (tmp_path / "a.txt").write_text("some text\n" * 300_000)
+    context = multiprocessing.get_context("spawn")
+    barrier, lengths = context.Barrier(2), context.Queue()
+    arguments = (tmp_path / "a.txt", tmp_path / "cache", barrier, lengths)
+    processes = [context.Process(target=_open_in_a_process, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    assert [lengths.get(timeout=60) for _ in processes] == [3_000_000] * 2
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert len(list((tmp_path / "cache").glob("*/*"))) == 1
+
+
+def test_nothing_is_left_of_an_encoding_that_failed(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"good\xffbad")
+    with pytest.raises(UserError):
+        opened(tmp_path / "a.txt", tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("*/*"))
+
+
+@pytest.mark.parametrize(("raw", "at"), [(b"abcdefghij\xff", 10), (b"abcdef\xc3\xa4bc\xe2\x82", 10), (b"\xc3(", 0)])
+def test_the_byte_that_is_no_text_is_named(raw, at, tmp_path, small_pieces):
+    (tmp_path / "a.txt").write_bytes(raw)
+    with pytest.raises(UserError, match=rf"byte {at} .*a\.txt.*data\.unit=byte"):
+        opened(tmp_path / "a.txt", tmp_path)
+    assert bytes(opened(tmp_path / "a.txt", tmp_path, "byte").tokens) == raw
+
+
+def test_characters_that_a_vocabulary_lacks(tmp_path):
+    (tmp_path / "a.txt").write_text("abcxyx")
+    with pytest.raises(UserError, match=r"'xy' \(3 in all\)"):
+        opened(tmp_path / "a.txt", tmp_path, signs="abc")
+    assert decoded(opened(tmp_path / "a.txt", tmp_path, signs=f"abc{UNKNOWN}")) == f"abc{UNKNOWN * 3}"
+
+
+@pytest.mark.parametrize("steps", [None, 4, 50])
+def test_streams_are_the_text(steps):
+    text = Pieces(np.arange(1000))
+    streams = TrainStreams(1000, streams=3, seq_len=20, steps=steps, seed=0)
+    assert len(streams) == (steps or 16)
+    read, passes = [], []
+    for epoch in range(8):
+        streams.set_epoch(epoch)
+        for cut in streams:
+            x, y, goes_on = text[cut]
+            assert torch.equal(y, x + 1)
+            if goes_on:
+                assert torch.equal(x[:, 0], read[-1][:, -1] + 1)
+            else:
+                passes.append(x[:, 0])
+            read.append(x)
+    assert len(passes) == math.ceil(8 * len(streams) / 16)
+    assert all(torch.equal(starts - starts[0], torch.tensor([0, 333, 666])) for starts in passes)
+    if steps != 4:
+        assert len({int(starts[0]) for starts in passes}) > 1  # passes are cut at different places
+
+
+def test_streams_of_two_ranks_are_those_of_one():
+    alone = list(TrainStreams(5000, 6, 16, None, seed=3))
+    ranks = [list(TrainStreams(5000, 6, 16, None, seed=3, rank=rank, world_size=2)) for rank in range(2)]
+    for cut, *shares in zip(alone, *ranks, strict=True):
+        assert sorted(np.concatenate([share.starts for share in shares])) == cut.starts.tolist()
+        assert {share.goes_on for share in shares} == {cut.goes_on}
+
+
+def test_an_epoch_cut_short_does_not_go_on():
+    streams = TrainStreams(1000, 2, 10, steps=8, seed=0)
+    first = next(iter(streams))
+    streams.set_epoch(1)
+    second = next(iter(streams))
+    assert not first.goes_on
+    assert not second.goes_on
+    assert second.starts[0] == first.starts[0] + 80
+
+
+@pytest.mark.parametrize("size", [2, 3, 500, 4 * WARM_UP, 10_000, 33_333])
+@pytest.mark.parametrize(("streams", "world_size"), [(1, 1), (5, 1), (32, 1), (2, 2), (4, 3)])
+@pytest.mark.parametrize("seq_len", [16, 1000])
+def test_every_prediction_of_a_text_counts_once(size, streams, world_size, seq_len):
+    text = Pieces(np.arange(size))
+    for ranks in [range(world_size)] if size > 4 * WARM_UP * world_size else [[rank] for rank in range(world_size)]:
+        counted = []
+        for rank in ranks:
+            batches = WholeText(size, streams, seq_len, rank, world_size)
+            before = None
+            for cut in batches:
+                x, y, goes_on = text[cut]
+                assert x.shape[0] <= streams * (world_size if len(ranks) == 1 else 1)
+                assert goes_on == (before is not None)
+                assert before is None or torch.equal(x[:, 0], before + 1)
+                before = x[:, -1]
+                assert torch.equal(y[y != IGNORED], (x + 1)[y != IGNORED])
+                counted += y[y != IGNORED].tolist()
+            late = batches.counts_from - batches.starts
+            assert all(late[batches.starts > 0] >= WARM_UP - 1)
+        assert sorted(counted) == list(range(1, size))
+
+
+def network_of(ckpt):
+    """The network of a checkpoint in plain torch, in float64; `network(tokens)` gives the nats of each prediction."""
+    saved = torch.load(ckpt, weights_only=True)
+    weights = {name.removeprefix("network."): value.double() for name, value in saved["state_dict"].items()}
+    hidden, inputs = weights["head.weight"].shape[1], weights["cell.weight_ih_l0"].shape[1]
+    cell = nn.LSTM(inputs, hidden, batch_first=True, dtype=torch.float64)
+    cell.load_state_dict({name[5:]: value for name, value in weights.items() if name.startswith("cell.")})
+    signs = saved["hyper_parameters"]["spec"]["vocab"]
+
+    @torch.no_grad()
+    def nats(text):
+        tokens = torch.tensor([signs.index(sign) for sign in text])
+        out, _ = cell(torch.eye(len(signs), dtype=torch.float64)[tokens[:-1]])
+        logits = out @ weights["head.weight"].T + weights["head.bias"]
+        return F.cross_entropy(logits, tokens[1:], reduction="none"), (logits.argmax(-1) == tokens[1:]).double().mean()
+
+    return nats
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A small model of real text, validated on its last tenth: (result, checkpoint)."""
+    import conftest
+
+    call = conftest.script.__wrapped__(tmp_path_factory.mktemp("trained"))
+    result = call("train", *SMALL, "data.epoch_steps=300", "trainer.max_epochs=1", "data.split=[0.9,0.1,0]")
+    return result, result.folder / "checkpoints" / "best.ckpt"
+
+
+def test_validation_is_one_pass_over_the_whole_text(trained, script):
+    result, ckpt = trained
+    text = TEXT.read_text()
+    nats, accuracy = network_of(ckpt)(text[round(0.9 * len(text)) :])
+    assert result.metrics["val/loss"] == pytest.approx(nats.mean().item(), abs=1e-5)
+    assert result.metrics["val/bits_per_character"] == pytest.approx(nats.mean().item() / math.log(2), abs=2e-5)
+    assert result.metrics["val/perplexity"] == pytest.approx(nats.mean().exp().item(), rel=1e-5)
+    assert result.metrics["val/accuracy"] == pytest.approx(accuracy.item(), abs=2e-4)
+    for how in ("+data.seq_len=16", "+data.seq_len=64", "+data.batch_size=1", "+data.batch_size=100"):
+        again = script("evaluate", f"ckpt={ckpt}", "trainer=cpu", how, folder=how.partition("=")[2])
+        assert again.metrics["val/loss"] == pytest.approx(nats.mean().item(), abs=1e-5)
+
+
+def test_evaluation_in_two_processes(trained, script):
+    result, ckpt = trained
+    both = script("evaluate", f"ckpt={ckpt}", "trainer=ddp_cpu")
+    assert both.metrics == pytest.approx(result.metrics, abs=1e-5)
+
+
+def test_the_state_is_carried_from_batch_to_batch(script):
+    """At learning rate 0 the losses of training are those of one pass over each stream, in plain torch."""
+    still = (*SMALL, "data.epoch_steps=40", "trainer.max_epochs=1", "logger=csv", "trainer.log_every_n_steps=1")
+    result = script("train", *still, "callbacks=default", "optim=sgd", "optim.lr=1e-30")
+    rows = [line.split(",") for line in (result.folder / "metrics.csv").read_text().splitlines()]
+    losses = [float(row[rows[0].index("train/loss")]) for row in rows[1:] if row[rows[0].index("train/loss")]]
+    text = TEXT.read_text()
+    size = round(0.9 * len(text))
+    streams = TrainStreams(size, 8, 32, 40, seed=1)
+    starts = next(iter(streams)).starts
+    nats = network_of(result.folder / "checkpoints" / "last.ckpt")
+    whole = torch.stack([nats(text[start : start + 40 * 32 + 1])[0] for start in starts])
+    assert losses == pytest.approx(whole.view(8, 40, 32).mean((0, 2)).tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_resume_in_the_middle_of_an_epoch_carries_the_state(cell, script):
+    small = (*SMALL, f"cell={cell}", "cell.num_layers=2", "cell.dropout=0.2", "model.dropout=0.3", "data.epoch_steps=8")
+    # validation after 5 of 8 batches; the largest loss is that of the first
+    small += ("+trainer.val_check_interval=5", "mode=max", "trainer.max_epochs=3", "optim=adamw_cosine")
+    whole = script("train", *small, folder="whole")
+    ckpt = whole.folder / "checkpoints" / "best.ckpt"
+    saved = torch.load(ckpt, weights_only=True)
+    assert saved["global_step"] == 5
+    assert saved["state"]["of_ranks"] is not None
+    resumed = script("train", *small, f"ckpt={ckpt}", folder="resumed")
+    one, other = (torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, resumed))
+    assert one["global_step"] == other["global_step"] == 24
+    assert all(map(torch.equal, one["state_dict"].values(), other["state_dict"].values()))
+    assert resumed.metrics == whole.metrics
+    torch.save({**saved, "state": None}, ckpt)  # without the state the weights would be others
+    fresh = script("train", *small, f"ckpt={ckpt}", folder="fresh")
+    third = torch.load(fresh.folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert not all(map(torch.equal, one["state_dict"].values(), third["state_dict"].values()))
+
+
+def test_two_processes_read_the_streams_of_one(script):
+    small = (*SMALL, "data.epoch_steps=6", "trainer.max_epochs=2", "data.split=[0.8,0.1,0.1]")
+    one = script("train", *small, "data.batch_size=8", folder="one")
+    two = script("train", *small, "data.batch_size=4", "trainer=ddp_cpu", folder="two")
+    weights = [
+        torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (one, two)
+    ]
+    torch.testing.assert_close(*weights, atol=1e-5, rtol=1e-4)
+    assert two.metrics == pytest.approx(one.metrics, rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_resume_in_two_processes(precision, script):
+    small = (*SMALL, "data.epoch_steps=6", "trainer=ddp_cpu", f"trainer.precision={precision}", "trainer.max_epochs=2")
+    whole = script("train", *small, folder="runs/whole")
+    script("train", *small, "trainer.max_epochs=1", folder="runs/half")
+    resumed = script("train", *small, f"ckpt={whole.folder}/../half/checkpoints/last.ckpt", folder="runs/resumed")
+    one, other = (torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, resumed))
+    assert all(map(torch.equal, one["state_dict"].values(), other["state_dict"].values()))
+
+
+def test_other_streams_start_afresh(script):
+    half = script("train", *SMALL, "data.epoch_steps=6", "trainer.max_epochs=1", folder="half")
+    ckpt = half.folder / "checkpoints" / "last.ckpt"
+    more = script("train", *SMALL, "data.batch_size=4", "data.epoch_steps=6", "trainer.max_epochs=2", f"ckpt={ckpt}")
+    assert torch.load(more.folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 12
+
+
+def test_fine_tuning_takes_weights_and_vocabulary(trained, script, tmp_path):
+    _, ckpt = trained
+    text = tmp_path / "mine.txt"
+    text.write_text("def more(self):\n    return 42\n" * 100)
+    mine = ("data=text", f"data.path={text}", f"init_from={ckpt}", "data.batch_size=2", "data.epoch_steps=4")
+    tuned = script("train", *SMALL, *mine, "trainer.max_epochs=1", "optim.lr=1e-30", folder="tuned")
+    before, after = (torch.load(path, weights_only=True) for path in (ckpt, tuned.folder / "checkpoints" / "last.ckpt"))
+    assert after["hyper_parameters"]["spec"]["vocab"] == before["hyper_parameters"]["spec"]["vocab"]
+    assert after["global_step"] == 4  # it starts afresh
+    torch.testing.assert_close(after["state_dict"], before["state_dict"])
+    resumed = script("train", *SMALL, *mine, "trainer.max_epochs=2", "optim.lr=1e-30",
+                     f"ckpt={tuned.folder}/checkpoints/last.ckpt", folder="resumed")  # fmt: skip
+    assert torch.load(resumed.folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 8
+
+
+@pytest.mark.parametrize("settings", [("model.embedding=16", "model.tied=true"), ("model.embedding=7",)])
+def test_embeddings(settings, script):
+    result = script("train", *SMALL, *settings, "data.epoch_steps=5", "trainer.max_epochs=1", "callbacks=default")
+    saved = torch.load(result.folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    size = len(set(TEXT.read_text()))
+    assert saved["network.embed.weight"].shape == (size, int(settings[0][16:]))
+    tied = torch.equal(saved["network.embed.weight"], saved["network.head.weight"]) if len(settings) == 2 else False
+    assert tied == (len(settings) == 2)
+    lstm = 4 * 16 * (int(settings[0][16:]) + 16 + 2)
+    total = lstm + 17 * size if tied else lstm + 17 * size + 7 * size
+    assert f"{total:,}" in result.stdout
+
+
+def test_bytes(script, tmp_path):
+    """Any file trains; no vocabulary is needed."""
+    (tmp_path / "any.bin").write_bytes(np.random.default_rng(0).integers(0, 256, 20_000, dtype=np.uint8).tobytes())
+    small = (
+        *SMALL,
+        f"data.path={tmp_path / 'any.bin'}",
+        "data.unit=byte",
+        "data.epoch_steps=5",
+        "trainer.max_epochs=1",
+    )
+    trained = script("train", *small)
+    assert trained.metrics["test/loss"] == pytest.approx(math.log(256), abs=0.1)
+    evaluated = script("evaluate", f"ckpt={trained.folder}/checkpoints/best.ckpt", "trainer=cpu", folder="evaluation")
+    assert evaluated.metrics == trained.metrics
+
+
+def test_samples_are_printed_and_logged(script):
+    small = (*SMALL, "callbacks=default", "logger=tensorboard", "data.epoch_steps=5", "trainer.max_epochs=2")
+    first, second = (script("train", *small, folder=folder) for folder in ("first", "second"))
+    sample = first.stdout.partition("at step 5:\n")[2].partition("\n\nstep ")[0]
+    assert len(sample) >= 400
+    assert "at step 10:" not in first.stdout  # the last is that of the best checkpoint
+    assert "at step 5:\n" in (first.folder / "train.log").read_text()
+    assert torch.equal(  # samples use no random numbers of the run's
+        *(
+            torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["network.head.weight"]
+            for run in (first, second)
+        )
+    )
+
+
+def test_a_folder_is_read_in_the_order_of_names(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name, text in (("b.txt", "b" * 50), ("a.txt", "a" * 50), ("sub/c.txt", "c" * 50), ("d.md", "d")):
+        (tmp_path / name).write_text(text)
+    data = TextData(str(tmp_path), batch_size=1, seq_len=5, cache=str(tmp_path / "cache"))
+    data.prepare_data()
+    data.setup("fit")
+    assert data.spec.vocab == ("a", "b", "c")
+    assert len(data.splits["train"]), len(data.splits["val"]) == (135, 7)
+
+
+def test_the_standard_library_is_a_corpus(tmp_path):
+    files = [path.as_posix() for path in PythonData(cache=str(tmp_path)).files()]
+    assert any(path.endswith("/argparse.py") for path in files)
+    assert not any("site-packages" in path or "/test/" in path for path in files)
+    assert sum(Path(path).stat().st_size for path in files) > 5e6
+
+
+def test_validation_signs_that_training_lacks_are_told(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("ab" * 450 + "xyzx" + "ab" * 48)
+    data = TextData(str(tmp_path / "a.txt"), batch_size=1, seq_len=5, split=(0.9, 0.05, 0.05), cache=str(tmp_path))
+    data.setup("fit")
+    assert "4 of 3 characters" in capsys.readouterr().out
+
+
+def test_the_cache_holds_what_json_can_tell(tmp_path):
+    (tmp_path / "a.txt").write_text("ab")
+    opened(tmp_path / "a.txt", tmp_path / "cache")
+    names = sorted(path.name for path in (tmp_path / "cache").glob("*/*/*"))
+    assert names == ["source.json", "tokens.bin", "vocabulary.json"]
+    ((path, size, _),) = json.loads(next((tmp_path / "cache").glob("*/*/source.json")).read_text())
+    assert (path, size) == (str(tmp_path / "a.txt"), 2)
