@@ -40,7 +40,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def needs(data: str) -> list[str]:
     """What a dataset cannot run without: a text for one that has to be given a path."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        missing = OmegaConf.missing_keys(compose("train", ["name=any", f"data={data}"]))
+        missing = OmegaConf.missing_keys(compose("train", [f"data={data}"]).data)
     assert missing <= {"data.path"}
     return [f"{key}={TEXT}" for key in missing]
 

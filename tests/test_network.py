@@ -1,7 +1,11 @@
 import pytest
 import torch
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from torch import nn
 
+from rnnlab.errors import UserError
 from rnnlab.network import SimpleRNN
 
 CELLS = {"RNN": nn.RNN, "LSTM": nn.LSTM, "GRU": nn.GRU}
@@ -57,3 +61,66 @@ def test_shapes_of_the_tutorials():
     out, state = SimpleRNN({"_target_": "torch.nn.RNN", "hidden_size": 10}, 1, 1)(torch.randn(5, 10, 1))
     assert out.shape == (5, 1)
     assert state.shape == (1, 5, 10)
+
+
+def cells():
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for path in sorted((ROOT / "conf" / "cell").glob("*.yaml")):
+            config = compose("train", ["name=any", f"cell={path.stem}"]).cell
+            yield pytest.param(OmegaConf.to_container(config), id=path.stem)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cell", list(cells()))
+@pytest.mark.parametrize("options", [{}, {"num_layers": 3}, {"num_layers": 2, "embedding": 6}, {"readout": "last"}])
+def test_steps_are_the_sequence(cell, options):
+    """One step at a time, from the state that a prompt leaves, gives what the whole sequence gives."""
+    cell = {**cell, "num_layers": options.get("num_layers", 1)}
+    net = SimpleRNN(cell, 5, 4, options.get("readout", "all"), options.get("embedding"))
+    x = torch.randint(5, (3, 9))
+    whole, last = net(x)
+    out, state = net(x[:, :4])
+    for k in range(4, 9):
+        out, state = net.step(x[:, k], state)
+        if net.readout == "all":
+            torch.testing.assert_close(out, whole[:, k])
+    torch.testing.assert_close(out, whole[:, -1] if net.readout == "all" else whole)
+    torch.testing.assert_close(state, last)
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:.*projections.*")  # torch says that they are slow
+@pytest.mark.parametrize("options", [{"bias": False}, {"proj_size": 3}, {"nonlinearity": "relu"}])
+def test_steps_of_other_cells(options):
+    name = "LSTM" if "proj_size" in options else "RNN"
+    net = network(name, "all", num_layers=2, **options)
+    x = torch.randn(3, 7, 5)
+    whole, last = net(x)
+    _, state = net(x[:, :6])
+    out, state = net.step(x[:, 6], state)
+    torch.testing.assert_close(out, whole[:, -1])
+    torch.testing.assert_close(state, last)
+
+
+def test_dropout_hides_the_same_units_at_every_step():
+    net = SimpleRNN({"_target_": "torch.nn.GRU", "hidden_size": 400}, 5, 400, "all", dropout=0.25)
+    net.head.weight.data, net.head.bias.data = torch.eye(400), torch.zeros(400)
+    x = torch.randn(2, 7, 5)
+    seen = net(x)[0]
+    hidden = net.cell(x)[0]
+    hides = seen == 0
+    assert torch.equal(hides, hides[:, :1].expand_as(hides))
+    assert not torch.equal(hides[0], hides[1])
+    assert hides.float().mean().item() == pytest.approx(0.25, abs=0.06)
+    torch.testing.assert_close(seen[~hides], hidden[~hides] / 0.75)
+    net.eval()
+    torch.testing.assert_close(net(x)[0], hidden)
+
+
+def test_tied_weights_are_one():
+    net = SimpleRNN({"_target_": "torch.nn.RNN", "hidden_size": 8}, 5, 5, "all", embedding=8, tied=True)
+    assert net.embed.weight is net.head.weight
+    net(torch.randint(5, (2, 3)))[0].sum().backward()
+    assert net.head.weight.grad.abs().sum() > 0
+    with pytest.raises(UserError, match=r"model\.embedding=8, the cell's width; it is 7"):
+        SimpleRNN({"_target_": "torch.nn.RNN", "hidden_size": 8}, 5, 5, "all", embedding=7, tied=True)

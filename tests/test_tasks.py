@@ -43,6 +43,19 @@ def test_char_scores_are_exact_over_uneven_batches():
     assert scores["val/accuracy"] == pytest.approx((out.argmax(-1) == y).float().mean().item())
 
 
+def test_label_smoothing_is_for_training_only():
+    smooth, plain = (
+        CharModel(CELL, {}, spec("tokens", 4, 4), label_smoothing=0.2),
+        CharModel(CELL, {}, spec("tokens", 4, 4)),
+    )
+    plain.load_state_dict(smooth.state_dict())
+    batch = torch.randint(4, (7, 9)), torch.randint(4, (7, 9))
+    log_p = smooth(batch[0])[0].log_softmax(-1)
+    target = 0.8 * F.one_hot(batch[1], 4) + 0.2 / 4
+    torch.testing.assert_close(smooth.training_step(batch, 0), -(target * log_p).sum(-1).mean())
+    assert measured(smooth, [batch]) == measured(plain, [batch])
+
+
 def test_classifier_scores():
     task = SequenceClassifier(CELL, {}, spec("labels", 5, 3))
     x, y = torch.randn(40, 7, 5), torch.randint(3, (40,))

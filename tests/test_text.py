@@ -3,6 +3,7 @@
 import json
 import math
 import multiprocessing
+import re
 from pathlib import Path
 
 import numpy as np
@@ -251,9 +252,8 @@ def test_the_state_is_carried_from_batch_to_batch(script):
     assert losses == pytest.approx(whole.view(8, 40, 32).mean((0, 2)).tolist(), abs=1e-5)
 
 
-@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_resume_in_the_middle_of_an_epoch_carries_the_state(cell, script):
-    small = (*SMALL, f"cell={cell}", "cell.num_layers=2", "cell.dropout=0.2", "model.dropout=0.3", "data.epoch_steps=8")
+def test_resume_in_the_middle_of_an_epoch_carries_the_state(script):
+    small = (*SMALL, "cell.num_layers=2", "cell.dropout=0.2", "model.dropout=0.3", "data.epoch_steps=8")
     # validation after 5 of 8 batches; the largest loss is that of the first
     small += ("+trainer.val_check_interval=5", "mode=max", "trainer.max_epochs=3", "optim=adamw_cosine")
     whole = script("train", *small, folder="whole")
@@ -283,9 +283,8 @@ def test_two_processes_read_the_streams_of_one(script):
     assert two.metrics == pytest.approx(one.metrics, rel=1e-5)
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_resume_in_two_processes(precision, script):
-    small = (*SMALL, "data.epoch_steps=6", "trainer=ddp_cpu", f"trainer.precision={precision}", "trainer.max_epochs=2")
+def test_resume_in_two_processes(script):
+    small = (*SMALL, "data.epoch_steps=6", "trainer=ddp_cpu", "trainer.precision=bf16-mixed", "trainer.max_epochs=2")
     whole = script("train", *small, folder="runs/whole")
     script("train", *small, "trainer.max_epochs=1", folder="runs/half")
     resumed = script("train", *small, f"ckpt={whole.folder}/../half/checkpoints/last.ckpt", folder="runs/resumed")
@@ -391,3 +390,88 @@ def test_the_cache_holds_what_json_can_tell(tmp_path):
     assert names == ["source.json", "tokens.bin", "vocabulary.json"]
     ((path, size, _),) = json.loads(next((tmp_path / "cache").glob("*/*/source.json")).read_text())
     assert (path, size) == (str(tmp_path / "a.txt"), 2)
+
+
+def text_data(path, **settings):
+    data = TextData(str(path), **{"batch_size": 4, "seq_len": 16, "cache": str(path.parent / "cache"), **settings})
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "words"),
+    [
+        (None, {}, ["no such file or folder"]),
+        (b"", {}, ["is empty"]),
+        (b"a" * 71, {}, ["too short, 71 characters", "data.batch_size=4", "data.seq_len=16", "need 73"]),
+        (b"a" * 100, {"split": (0.99, 0.01, 0)}, ["too short, 100 characters", "need 200"]),
+        (b"abc\xe4" * 100, {}, ["byte 3 ", "0xe4", "data.unit=byte"]),
+    ],
+    ids=["missing", "empty", "short", "short for validation", "latin-1"],
+)
+def test_texts_that_cannot_be_used(content, settings, words, tmp_path):
+    path = tmp_path / "a.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as raised:
+        text_data(path, **settings)
+    assert f"data.path={path}" in str(raised.value)
+    assert all(word in str(raised.value) for word in words), raised.value
+
+
+def test_the_shortest_text_that_is_long_enough(tmp_path):
+    (tmp_path / "a.txt").write_text("ab" * 37)
+    data = text_data(tmp_path / "a.txt")
+    assert [len(data.splits[split]) for split in ("train", "val", "test")] == [67, 3, 4]
+    (tmp_path / "a.txt").write_text("a" * 200)
+    assert set(text_data(tmp_path / "a.txt", split=(0.99, 0.01, 0)).splits) == {"train", "val"}
+
+
+def test_a_folder_without_texts(tmp_path):
+    (tmp_path / "a.md").write_text("text")
+    with pytest.raises(UserError, match=r"data\.pattern=\*\.txt"):
+        text_data(tmp_path)
+
+
+def test_a_cache_that_cannot_be_written(tmp_path):
+    (tmp_path / "a.txt").write_text("a" * 200)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"data\.cache="):
+        text_data(tmp_path / "a.txt", cache=str(tmp_path / "file" / "cache"))
+
+
+def test_a_vocabulary_that_is_none_is_told(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("".join(map(chr, range(0x3400, 0x3400 + 10_001))), encoding="utf-8")
+    text_data(tmp_path / "a.txt")
+    assert "10,001 different characters" in capsys.readouterr().out
+
+
+def test_errors_reach_the_user(script, tmp_path, trained):
+    (tmp_path / "short.txt").write_text("a" * 2000)
+    needed = script("train", "data=text", check=False)
+    assert needed.stderr == "Error: data.path is needed: give data.path=VALUE. --help shows examples.\n"
+    many = script(
+        "train", *SMALL, f"data.path={tmp_path}/short.txt", "data.batch_size=32", "trainer=ddp_cpu", check=False
+    )
+    assert many.returncode == 1
+    assert re.fullmatch(r"Error: .*2 processes need 2,049 characters to train on, there are 1,800\. .*\n", many.stderr)
+    for settings in (("cell.hidden_size=17",), ("model.embedding=5",), ("cell=gru",)):
+        other = script("train", *SMALL, f"init_from={trained[1]}", *settings, check=False)
+        assert other.returncode == 1
+        assert other.stderr.startswith(f"Error: init_from={trained[1]} does not fit this run: ")
+        assert settings[0].partition("=")[0].removeprefix("model.") in other.stderr
+        assert other.stderr.count("\n") == 1
+
+
+def test_a_text_with_the_same_number_of_other_signs_is_another_text(script, tmp_path):
+    (tmp_path / "ab.txt").write_text("ab" * 500)
+    (tmp_path / "xy.txt").write_text("xy" * 500)
+    small = (*SMALL, "data.batch_size=1", "data.epoch_steps=2")
+    first = script("train", *small, f"data.path={tmp_path}/ab.txt", "trainer.max_epochs=1")
+    ckpt = first.folder / "checkpoints" / "last.ckpt"
+    other = script("train", *small, f"data.path={tmp_path}/xy.txt", "trainer.max_epochs=2", f"ckpt={ckpt}", check=False)
+    assert other.returncode == 1
+    assert "spec.vocab is ['x', 'y'] here and ['a', 'b'] there" in other.stderr
+    tested = script("evaluate", f"ckpt={ckpt}", f"+data.path={tmp_path}/xy.txt", folder="evaluation", check=False)
+    assert "'xy' (1,000 in all)" in tested.stderr

@@ -38,6 +38,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "lr": (lambda value: _number(0)(value) and value > 0, "a number above 0"),
     **dict.fromkeys(("dropout", "label_smoothing", "warmup"), (_number(0, 1), "a number from 0 to below 1")),
     "embedding": (lambda value: value is None or _SIZE[0](value), f"{_SIZE[1]}, or null"),
+    "device": (lambda value: value in ("cpu", "cuda"), "cpu or cuda"),
     "unit": (lambda value: value in ("char", "byte"), "char or byte"),
     "split": (_is_split, "three shares of sum 1, such as [0.9,0.05,0.05]; the first above 0"),
     "temperature": (lambda value: _number(0)(value) and value > 0, "a number above 0; top_k=1 is the likeliest text"),

@@ -1,0 +1,232 @@
+"""Writing and scoring text with a checkpoint, as a user does it."""
+
+import csv
+import math
+import os
+import subprocess
+import sys
+
+import conftest
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import ROOT, TEXT
+from hydra import compose, initialize_config_dir
+
+from rnnlab.check import check
+from rnnlab.errors import UserError
+from rnnlab.network import SimpleRNN
+from rnnlab.writing import probabilities, write
+
+
+@pytest.fixture(scope="module")
+def hello(tmp_path_factory):
+    call = conftest.script.__wrapped__(tmp_path_factory.mktemp("hello"))
+    result = call("train", "experiment=tutorial/hello", "callbacks=none", "logger=none")
+    return f"ckpt={result.folder}/checkpoints/best.ckpt"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A model of a text with two characters of its vocabulary folded into the unknown sign."""
+    call = conftest.script.__wrapped__(tmp_path_factory.mktemp("source"))
+    small = ("data=text", f"data.path={TEXT}", "data.min_count=3", "cell=gru", "data.epoch_steps=100")
+    result = call("train", *small, "trainer.max_epochs=1", "callbacks=none", "logger=none")
+    return f"ckpt={result.folder}/checkpoints/best.ckpt"
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    call = conftest.script.__wrapped__(tmp_path_factory.mktemp("bytes"))
+    small = ("data=text", f"data.path={TEXT}", "data.unit=byte", "data.epoch_steps=5", "trainer.max_epochs=1")
+    result = call("train", *small, "callbacks=none", "logger=none")
+    return f"ckpt={result.folder}/checkpoints/best.ckpt"
+
+
+def test_greedy_text(hello, script, tmp_path):
+    assert script("generate", hello, "prompt=hell", "length=1", "top_k=1").stdout == "hello\n"
+    assert not list(tmp_path.iterdir())  # nothing is left behind
+
+
+def test_a_seed_is_a_text(hello, script):
+    def text(*how):
+        return script("generate", hello, "prompt=h", "length=200", "temperature=5", *how).stdout
+
+    first = text("seed=3")
+    assert first == text("seed=3")
+    assert first != text("seed=4")
+    assert len(first) == 1 + 200 + 1  # prompt, new characters, end of line
+
+
+def test_the_prompt_is_taken_as_it_is(source, script):
+    prompt = 'a, b=\'${c}\': [x] \\ """ \\'
+    assert script("generate", source, f"prompt={prompt}", "length=5").stdout[:-6] == prompt
+    piped = script("generate", source, "prompt=-", "length=5", stdin=f"{prompt}\n")
+    assert piped.stdout[:-6] == prompt
+    assert len(script("generate", source, "length=5").stdout) == 6  # no prompt at all
+    assert len(script("generate", source, "prompt=", "length=5").stdout) == 6
+
+
+def test_what_the_vocabulary_lacks_is_folded_if_it_can_be(source, hello, script):
+    assert script("generate", source, "prompt=日本", "length=5").stdout.startswith("日本")
+    refused = script("generate", hello, "prompt=hallo", check=False)
+    assert refused.returncode == 1
+    assert refused.stderr == "Error: prompt has characters that the model's vocabulary 'helo' lacks: 'a'.\n"
+
+
+def test_the_unknown_sign_is_never_written(source, script):
+    assert "\ufffd" not in script("generate", source, "length=3000", "temperature=20").stdout
+
+
+def test_many_texts_at_once(hello, script, tmp_path):
+    many = script("generate", hello, "prompt=he", "num_samples=3", "length=7", "out=samples.txt", "temperature=3")
+    texts = many.stdout.split("--- ")[1:]
+    assert [text.split("\n")[0] for text in texts] == [f"{k} of 3 ---" for k in (1, 2, 3)]
+    assert all(text.split("\n")[1][:2] == "he" and len(text.split("\n")[1]) == 9 for text in texts)
+    assert len({text.split("\n")[1] for text in texts}) > 1
+    assert (tmp_path / "samples.txt").read_text() == many.stdout
+
+
+def test_a_text_is_written_to_a_file_too(hello, script, tmp_path):
+    written = script("generate", hello, "prompt=he", "length=20", "out=a, b.txt")
+    assert (tmp_path / "a, b.txt").read_text() == written.stdout
+
+
+def test_a_text_comes_as_it_is_made(hello, tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "generate.py"), hello, "length=1000000000"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    ) as job:
+        assert len(job.stdout.read(50)) == 50
+        job.kill()
+
+
+def test_bytes_are_written_as_text(raw, script):
+    written = script("generate", raw, "prompt=日本", "length=50", "num_samples=1")
+    assert written.stdout.startswith("日本")
+
+
+@pytest.mark.parametrize("unit", ["source", "raw"])
+def test_a_score_is_the_loss_of_the_text(unit, request, script, tmp_path):
+    ckpt = request.getfixturevalue(unit)
+    text = "def f(x):\n    return 'é'\n" * 100
+    (tmp_path / "mine.txt").write_text(text, encoding="utf-8")
+    scored = script("generate", ckpt, "score=mine.txt", "out=nats.csv")
+    saved = torch.load(ckpt[5:], weights_only=True)
+    spec = saved["hyper_parameters"]["spec"]
+    cell = dict(saved["hyper_parameters"]["cell"])
+    network = SimpleRNN(cell, spec["input_size"], spec["output_size"], "all")
+    network.load_state_dict({name[8:]: value for name, value in saved["state_dict"].items()})
+    signs = spec["vocab"]
+    tokens = [signs.index(s if s in signs else "\ufffd") for s in text] if signs else list(text.encode())
+    with torch.no_grad():
+        out, _ = network(torch.tensor([tokens[:-1]]))
+    nats = F.cross_entropy(out[0], torch.tensor(tokens[1:]), reduction="none")
+    row = dict(line.strip("│ \n").replace(" ", "").split("│") for line in scored.stdout.splitlines() if "│" in line)
+    assert int(row["characterspredicted,allbutthefirst"].replace(",", "")) == len(nats)
+    assert float(row["natspercharacter"]) == pytest.approx(nats.mean().item(), abs=1e-5)
+    assert float(row["bitspercharacter"]) == pytest.approx(nats.mean().item() / math.log(2), abs=1e-5)
+    assert float(row["perplexity"]) == pytest.approx(nats.mean().exp().item(), rel=1e-5)
+    with (tmp_path / "nats.csv").open(newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert [float(line["nats"]) for line in table] == pytest.approx(nats.tolist(), abs=1e-4)
+    assert table[0]["character"] == ("e" if signs else str(ord("e")))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["temperature=0", "top_p=0"], ["temperature=0 must be a number above 0; top_k=1", "top_p=0 must be a number"]),
+        (["temprature=1"], ["temprature is not a setting", "temperature"]),
+        (["score=nothing.txt"], ["score=nothing.txt", "no such file"]),
+        (["score=one.txt"], ["score=one.txt is too short"]),
+        (["score=latin.txt"], ["score=latin.txt", "byte 3", "not UTF-8"]),
+        (["out=no/such/folder.txt"], ["out=no/such/folder.txt"]),
+        (["score=mine.txt", "out=mine.txt"], ["out=mine.txt would replace score=mine.txt"]),
+    ],
+    ids=lambda value: " ".join(value) if "=" in value[0] else "",
+)
+def test_what_a_user_can_get_wrong(arguments, words, hello, script, tmp_path):
+    (tmp_path / "one.txt").write_text("h")
+    (tmp_path / "mine.txt").write_text("hello")
+    (tmp_path / "latin.txt").write_bytes(b"hel\xe4o")
+    refused = script("generate", hello, *arguments, check=False)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("Error: ")
+    assert "Traceback" not in refused.stderr
+    assert all(word in refused.stderr for word in words), refused.stderr
+    assert not refused.stdout
+    assert (tmp_path / "mine.txt").read_text() == "hello"
+
+
+@pytest.mark.parametrize(
+    ("fault", "right"),
+    [
+        ("temperature=-1", "a number above 0; top_k=1"),
+        ("temperature=hot", "a number above 0"),
+        ("top_p=1.1", "above 0, at most 1"),
+        ("top_p=0", "above 0, at most 1"),
+        ("top_k=-1", "0 keeps all"),
+        ("length=0", "1 or more"),
+        ("num_samples=0", "1 or more"),
+        ("seed=-1", "0 or more"),
+        ("device=tpu", "cpu or cuda"),
+    ],
+)
+def test_every_wrong_value_is_one_fault(fault, right):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("generate", ["ckpt=any", fault])
+    with pytest.raises(UserError) as raised:
+        check(cfg)
+    assert str(raised.value).startswith(f"{fault} must be ")
+    assert right in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_checkpoint_of_another_task(script):
+    other = script("train", "model=regressor", "data=waves", "debug=fast", "callbacks=none", "logger=none")
+    ckpt = other.folder / "checkpoints" / "best.ckpt"
+    refused = script("generate", f"ckpt={ckpt}", check=False)
+    assert refused.returncode == 1
+    assert f"ckpt={ckpt} holds a SequenceRegressor" in refused.stderr
+    assert "model=char" in refused.stderr
+
+
+LOGITS = torch.tensor([0.4, 0.3, 0.2, 0.06, 0.04]).log()
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ({}, [0.4, 0.3, 0.2, 0.06, 0.04]),
+        ({"temperature": 0.5}, [0.16, 0.09, 0.04, 0.0036, 0.0016]),
+        ({"temperature": 2.0}, [0.4**0.5, 0.3**0.5, 0.2**0.5, 0.06**0.5, 0.04**0.5]),
+        ({"top_k": 2}, [0.4, 0.3, 0, 0, 0]),
+        ({"top_k": 1}, [1, 0, 0, 0, 0]),
+        ({"top_k": 9}, [0.4, 0.3, 0.2, 0.06, 0.04]),
+        ({"top_p": 0.75}, [0.4, 0.3, 0.2, 0, 0]),
+        ({"top_p": 0.65}, [0.4, 0.3, 0, 0, 0]),
+        ({"top_p": 1e-6}, [1, 0, 0, 0, 0]),
+        ({"top_k": 3, "top_p": 0.7, "temperature": 1.0}, [0.4, 0.3, 0, 0, 0]),
+    ],
+    ids=str,
+)
+def test_what_is_drawn(how, expected):
+    """20,000 draws against the distribution that the definitions give."""
+    expected = torch.tensor(expected) / sum(expected)
+    order = torch.tensor([3, 0, 4, 1, 2])  # not sorted, as logits are
+
+    class Known(torch.nn.Module):
+        def forward(self, x, state=None):
+            return LOGITS[order].expand(*x.shape, -1).clone(), state
+
+        def step(self, x, state):
+            return LOGITS[order].expand(len(x), -1).clone(), state
+
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack(list(write(Known(), torch.zeros(200, 1, dtype=torch.long), 100, generator=generator, **how)))
+    found = torch.bincount(drawn.flatten(), minlength=5) / drawn.numel()
+    expected = expected[order]
+    assert (found[expected == 0] == 0).all()
+    torch.testing.assert_close(found, expected, atol=4 * 0.5 / 20_000**0.5, rtol=0)
+    torch.testing.assert_close(probabilities(LOGITS[order][None], **how)[0], expected, atol=1e-6, rtol=1e-5)
