@@ -72,12 +72,14 @@ def cells():
 
 @torch.no_grad()
 @pytest.mark.parametrize("cell", list(cells()))
-@pytest.mark.parametrize("options", [{}, {"num_layers": 3}, {"num_layers": 2, "embedding": 6}, {"readout": "last"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"num_layers": 3}, {"num_layers": 2, "embedding": 6}, {"readout": "last"}, {"batch": 20}]
+)
 def test_steps_are_the_sequence(cell, options):
     """One step at a time, from the state that a prompt leaves, gives what the whole sequence gives."""
     cell = {**cell, "num_layers": options.get("num_layers", 1)}
     net = SimpleRNN(cell, 5, 4, options.get("readout", "all"), options.get("embedding"))
-    x = torch.randint(5, (3, 9))
+    x = torch.randint(5, (options.get("batch", 3), 9))
     whole, last = net(x)
     out, state = net(x[:, :4])
     for k in range(4, 9):

@@ -3,13 +3,15 @@
 import io
 import logging
 
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console, RenderableType
 
 log = logging.getLogger(__name__)
 
 
+@rank_zero_only
 def tell(content: RenderableType) -> None:
-    """Print text or a table, and log it; the log goes to the run's folder only."""
+    """Print text or a table, and log it, on the first rank only; the log goes to the run's folder only."""
     _print(content, Console())
     record = Console(file=io.StringIO(), width=120)
     _print(content, record)

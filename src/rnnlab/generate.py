@@ -1,7 +1,6 @@
 """What a trained language model is for: to write, and to tell how likely a text is."""
 
 import csv
-import math
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -21,10 +20,12 @@ from torch import Tensor
 from rnnlab import checkpoint
 from rnnlab.check import check
 from rnnlab.console import tell
+from rnnlab.data.text import Pieces, WholeText
 from rnnlab.errors import UserError, require
+from rnnlab.spec import IGNORED
 from rnnlab.tasks.char import CharModel
 
-PIECE = 1024  # characters that are scored at once
+STREAMS, PIECE = 32, 256  # sequences and characters that are scored at once
 
 
 def generate(cfg: DictConfig) -> None:
@@ -92,18 +93,20 @@ def _batch(model: CharModel, cfg: DictConfig) -> None:
 def _score(model: CharModel, cfg: DictConfig) -> None:
     """How well each character of a text is predicted from all before it."""
     tokens = _tokens(model, Path(cfg.score))
-    x, y = tokens[None, :-1], tokens[1:]
-    state, costs = None, []
+    text, cuts, state = Pieces(tokens), WholeText(len(tokens), STREAMS, PIECE), None
+    nats = torch.empty(len(tokens) - 1)
     with _open(cfg.out) as file:
-        for start in _watched(range(0, len(y), PIECE), math.ceil(len(y) / PIECE), "scoring"):
-            out, state = model(x[:, start : start + PIECE].to(cfg.device), state)
-            costs.append(F.cross_entropy(out[0], y[start : start + PIECE].to(cfg.device), reduction="none").cpu())
-        nats = torch.cat(costs)
+        for cut in _watched(cuts, len(cuts), "scoring"):
+            x, y, _ = text[cut]
+            out, state = model(x.to(cfg.device), state)
+            costs = F.cross_entropy(out.mT, y.to(cfg.device), ignore_index=IGNORED, reduction="none").cpu()
+            positions = torch.from_numpy(cut.starts)[:, None] + torch.arange(cut.steps)
+            nats[positions[y != IGNORED]] = costs[y != IGNORED]
         if cfg.out is not None:
             rows = csv.writer(file)
             rows.writerow(["character", "nats"])
             signs = model.spec.vocab or range(256)
-            rows.writerows((signs[token], cost) for token, cost in zip(y.tolist(), nats.tolist(), strict=True))
+            rows.writerows((signs[token], cost) for token, cost in zip(tokens[1:].tolist(), nats.tolist(), strict=True))
     mean = nats.double().mean().item()
     table = Table("score", cfg.score)
     table.add_row("characters predicted, all but the first", f"{len(nats):,}")
@@ -113,7 +116,7 @@ def _score(model: CharModel, cfg: DictConfig) -> None:
     tell(table)
 
 
-def _tokens(model: CharModel, path: Path) -> Tensor:
+def _tokens(model: CharModel, path: Path) -> np.ndarray:
     require(path.is_file(), f"score={path}: there is no such file.")
     raw = path.read_bytes()
     if model.spec.vocab:
@@ -121,7 +124,7 @@ def _tokens(model: CharModel, path: Path) -> Tensor:
     else:
         tokens = np.frombuffer(raw, dtype=np.uint8).astype(np.int64)
     require(len(tokens) >= 2, f"score={path} is too short: each character but the first is predicted.")
-    return torch.from_numpy(tokens)
+    return tokens
 
 
 def _prompt(prompt: Any) -> str:

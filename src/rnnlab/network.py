@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from rnnlab.errors import require
 
+FEW = 16  # sequences, up to which single steps are faster by the kernels of a step: 4 x for one, even at this number
+
 
 class SimpleRNN(nn.Module):
     """Runs a cell over a sequence and reads its hidden states out, at the last step or at all.
@@ -83,8 +85,8 @@ class SimpleRNN(nn.Module):
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Predict from a single step, with the same numbers as `forward` has.
 
-        On a CPU `torch.nn.LSTM` prepares its weights anew in each call, which for one step takes several times as long
-        as the step itself. For torch's own cells this calls the kernel of a step instead.
+        On a CPU `torch.nn.LSTM` prepares its weights anew in each call, which for a step of one sequence takes several
+        times as long as the step itself. For torch's own cells and few sequences this calls the kernel of a step.
 
         **Arguments:**
 
@@ -94,7 +96,7 @@ class SimpleRNN(nn.Module):
         **Returns:** predictions, (batch, output_size), and the new state.
         """
         cell = self.cell
-        if type(cell) not in (nn.RNN, nn.LSTM, nn.GRU) or cell.bidirectional or cell.proj_size:
+        if len(x) > FEW or type(cell) not in (nn.RNN, nn.LSTM, nn.GRU) or cell.bidirectional or cell.proj_size:
             out, state = self(x[:, None], state)
             return (out[:, -1] if self.readout == "all" else out), state
         kernel = getattr(torch, f"{cell.mode.lower()}_cell")  # lstm_cell, gru_cell, rnn_tanh_cell or rnn_relu_cell

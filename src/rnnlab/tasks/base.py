@@ -163,7 +163,8 @@ class Task(pl.LightningModule):
             self.states["train"] = each(saved["of_ranks"], lambda state: state[rank].to(self.device))
 
     def _streams(self) -> list[int]:
-        return [self.trainer.world_size, getattr(self.trainer.datamodule, "batch_size", 0)]  # type: ignore[attr-defined]
+        batch_size = getattr(self.trainer.datamodule, "batch_size", 0)  # type: ignore[attr-defined]
+        return [self.trainer.world_size, batch_size, self.spec.seq_len]
 
     def configure_optimizers(self) -> Any:
         make_optimizer = instantiate(self.optim["optimizer"], _convert_="all")
