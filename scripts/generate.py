@@ -5,15 +5,16 @@ from omegaconf import DictConfig
 
 from rnnlab import cli
 
+LITERAL = cli.take_literally("ckpt", "prompt", "out", "score") if __name__ == "__main__" else {}
+
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="generate")
 def main(cfg: DictConfig) -> None:
     with cli.one_message():
         from rnnlab.generate import generate
 
-        generate(cfg)
+        generate(cfg, LITERAL)
 
 
 if __name__ == "__main__":
-    cli.take_literally("ckpt", "prompt", "out", "score")
     cli.run(main)

@@ -3,8 +3,10 @@
 import csv
 import math
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import conftest
 import pytest
@@ -59,12 +61,13 @@ def test_a_seed_is_a_text(hello, script):
 
 
 def test_the_prompt_is_taken_as_it_is(source, script):
-    prompt = 'a, b=\'${c}\': [x] \\ """ \\'
+    prompt = 'a, b=\'${c}\': [x] \\${d} """ \\'
     assert script("generate", source, f"prompt={prompt}", "length=5").stdout[:-6] == prompt
     piped = script("generate", source, "prompt=-", "length=5", stdin=f"{prompt}\n")
     assert piped.stdout[:-6] == prompt
     assert len(script("generate", source, "length=5").stdout) == 6  # no prompt at all
     assert len(script("generate", source, "prompt=", "length=5").stdout) == 6
+    assert script("generate", source, "prompt=???", "length=5").stdout.startswith("???")
 
 
 def test_what_the_vocabulary_lacks_is_folded_if_it_can_be(source, hello, script):
@@ -101,6 +104,27 @@ def test_a_text_comes_as_it_is_made(hello, tmp_path):
         job.kill()
 
 
+def test_a_reader_that_has_enough(hello, tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "generate.py"), hello, "length=100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as job:
+        job.stdout.read(5)
+        job.stdout.close()
+        assert job.stderr.read() == b""
+        assert job.wait(60) == 0
+
+
+def test_ctrl_c_ends_a_text(hello, tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "generate.py"), hello, "length=1000000000"]
+    with (tmp_path / "text").open("wb") as file:
+        job = subprocess.Popen(command, stdout=file, stderr=subprocess.PIPE, cwd=tmp_path)
+    while not (tmp_path / "text").stat().st_size:
+        assert job.poll() is None
+        time.sleep(0.1)
+    job.send_signal(signal.SIGINT)
+    assert job.communicate(timeout=60)[1] == b""
+    assert job.returncode == 130
+
+
 def test_bytes_are_written_as_text(raw, script):
     written = script("generate", raw, "prompt=日本", "length=50", "num_samples=1")
     assert written.stdout.startswith("日本")
@@ -123,14 +147,15 @@ def test_a_score_is_the_loss_of_the_text(unit, request, script, tmp_path):
         out, _ = network(torch.tensor([tokens[:-1]]))
     nats = F.cross_entropy(out[0], torch.tensor(tokens[1:]), reduction="none")
     row = dict(line.strip("│ \n").replace(" ", "").split("│") for line in scored.stdout.splitlines() if "│" in line)
-    assert int(row["characterspredicted,allbutthefirst"].replace(",", "")) == len(nats)
-    assert float(row["natspercharacter"]) == pytest.approx(nats.mean().item(), abs=1e-5)
-    assert float(row["bitspercharacter"]) == pytest.approx(nats.mean().item() / math.log(2), abs=1e-5)
+    sign = "character" if signs else "byte"
+    assert int(row[f"{sign}spredicted,allbutthefirst"].replace(",", "")) == len(nats)
+    assert float(row[f"natsper{sign}"]) == pytest.approx(nats.mean().item(), abs=1e-5)
+    assert float(row[f"bitsper{sign}"]) == pytest.approx(nats.mean().item() / math.log(2), abs=1e-5)
     assert float(row["perplexity"]) == pytest.approx(nats.mean().exp().item(), rel=1e-5)
     with (tmp_path / "nats.csv").open(newline="", encoding="utf-8") as file:
         table = list(csv.DictReader(file))
     assert [float(line["nats"]) for line in table] == pytest.approx(nats.tolist(), abs=1e-4)
-    assert table[0]["character"] == ("e" if signs else str(ord("e")))
+    assert [line[sign] for line in table] == (list(text[1:]) if signs else [str(byte) for byte in text.encode()[1:]])
 
 
 @pytest.mark.parametrize(
@@ -141,6 +166,7 @@ def test_a_score_is_the_loss_of_the_text(unit, request, script, tmp_path):
         (["score=nothing.txt"], ["score=nothing.txt", "no such file"]),
         (["score=one.txt"], ["score=one.txt is too short"]),
         (["score=latin.txt"], ["score=latin.txt", "byte 3", "not UTF-8"]),
+        (["score=mine.txt", "out=link.txt"], ["out=link.txt would replace score=mine.txt"]),
         (["out=no/such/folder.txt"], ["out=no/such/folder.txt"]),
         (["score=mine.txt", "out=mine.txt"], ["out=mine.txt would replace score=mine.txt"]),
     ],
@@ -149,6 +175,7 @@ def test_a_score_is_the_loss_of_the_text(unit, request, script, tmp_path):
 def test_what_a_user_can_get_wrong(arguments, words, hello, script, tmp_path):
     (tmp_path / "one.txt").write_text("h")
     (tmp_path / "mine.txt").write_text("hello")
+    (tmp_path / "link.txt").hardlink_to(tmp_path / "mine.txt")
     (tmp_path / "latin.txt").write_bytes(b"hel\xe4o")
     refused = script("generate", hello, *arguments, check=False)
     assert refused.returncode == 1
@@ -190,6 +217,20 @@ def test_a_checkpoint_of_another_task(script):
     assert refused.returncode == 1
     assert f"ckpt={ckpt} holds a SequenceRegressor" in refused.stderr
     assert "model=char" in refused.stderr
+
+
+@pytest.mark.parametrize("how", [{"top_k": 1}, {"top_p": 1e-50}, {"temperature": 1e-45}], ids=str)
+def test_extremes_take_the_likeliest(how):
+    chances = probabilities(torch.tensor([[100.0, 300.0, 299.0], [-1e4, -1e5, -1e6]]), **how)
+    assert chances.tolist() == [[0, 1, 0], [1, 0, 0]]
+
+
+def test_ties_are_kept_as_many_as_asked_for():
+    for k in (1, 2, 3):
+        chances = probabilities(torch.tensor([[1.0, 1.0, 1.0, 0.0]]), top_k=k)
+        assert sorted(chances[0].tolist()) == pytest.approx([0] * (4 - k) + [1 / k] * k)
+    even = probabilities(torch.tensor([[1.0, 2.0, 3.0]]), temperature=1e39, top_k=2)
+    assert even[0].tolist() == pytest.approx([0, 0.5, 0.5])
 
 
 LOGITS = torch.tensor([0.4, 0.3, 0.2, 0.06, 0.04]).log()

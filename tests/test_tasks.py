@@ -84,9 +84,18 @@ def test_regressor_scores():
     assert scores["val/r2"] == pytest.approx(share.mean().item(), rel=1e-5)
 
 
+def test_the_mean_loss_of_a_long_text_is_exact():
+    loss = MeanLoss()
+    generator = torch.Generator().manual_seed(0)
+    totals = 2048 * (1.4 + 0.1 * torch.randn(26_000, generator=generator))
+    for total in totals:
+        loss.update(total, 2048)
+    assert loss.compute().item() == pytest.approx(totals.double().sum().item() / (2048 * 26_000), rel=2e-7)
+
+
 def test_a_loss_that_is_not_a_number_shows_in_the_mean():
     loss = MeanLoss()
-    loss.update(torch.tensor(1.0), 3)
+    loss.update(torch.tensor(3.0), 3)
     loss.update(torch.tensor(float("nan")), 1)
     assert math.isnan(loss.compute())
 

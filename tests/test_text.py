@@ -3,6 +3,7 @@
 import json
 import math
 import multiprocessing
+import os
 import re
 from pathlib import Path
 
@@ -25,7 +26,7 @@ SMALL += ("data.batch_size=8", "trainer=cpu", "callbacks=none", "logger=none")
 
 def opened(path, cache, unit="char", min_count=1, signs=None):
     files = path if isinstance(path, list) else [path]
-    return corpus.open_corpus(files, unit, min_count, signs and Vocabulary(signs), cache, "the text")
+    return corpus.open_corpus(files, "name", unit, min_count, signs and Vocabulary(signs), cache, "the text")
 
 
 def decoded(text):
@@ -104,6 +105,40 @@ def test_two_runs_may_encode_at_once(tmp_path):
     assert len(list((tmp_path / "cache").glob("*/*"))) == 1
 
 
+@pytest.mark.parametrize("damage", ["tokens.bin cut", "tokens.bin empty", "tokens.bin gone", "about.json empty"])
+def test_a_damaged_entry_is_made_again(damage, tmp_path):
+    (tmp_path / "a.txt").write_text("abc" * 100)
+    opened(tmp_path / "a.txt", tmp_path / "cache")
+    name, what = damage.split()
+    (file,) = (tmp_path / "cache").glob(f"*/*/{name}")
+    if what == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[: 100 if what == "cut" else 0])
+    assert decoded(opened(tmp_path / "a.txt", tmp_path / "cache")) == "abc" * 100
+
+
+def test_a_file_with_its_old_time_is_another_file(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("abc")
+    os.utime(file, (1, 1))
+    opened(file, tmp_path / "cache")
+    file.write_text("xyz")
+    os.utime(file, (1, 1))
+    assert decoded(opened(file, tmp_path / "cache")) == "xyz"
+
+
+def test_what_killed_runs_leave_is_removed_in_time(tmp_path):
+    (tmp_path / "a.txt").write_text("abc")
+    opened(tmp_path / "a.txt", tmp_path / "cache")
+    (home,) = (tmp_path / "cache").iterdir()
+    (home / "partial-1").mkdir()
+    (home / "partial-2").mkdir()
+    os.utime(home / "partial-1", (1, 1))
+    opened(tmp_path / "a.txt", tmp_path / "cache", "byte")
+    assert [path.name for path in home.glob("partial-*")] == ["partial-2"]
+
+
 def test_nothing_is_left_of_an_encoding_that_failed(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"good\xffbad")
     with pytest.raises(UserError):
@@ -111,12 +146,21 @@ def test_nothing_is_left_of_an_encoding_that_failed(tmp_path):
     assert not list((tmp_path / "cache").glob("*/*"))
 
 
-@pytest.mark.parametrize(("raw", "at"), [(b"abcdefghij\xff", 10), (b"abcdef\xc3\xa4bc\xe2\x82", 10), (b"\xc3(", 0)])
+@pytest.mark.parametrize(
+    ("raw", "at"),
+    [(b"abcdefghij\xff", 10), (b"\xef\xbb\xbfhello\xff", 8), (b"abcdef\xc3\xa4bc\xe2\x82", 10), (b"\xc3(", 0)],
+)
 def test_the_byte_that_is_no_text_is_named(raw, at, tmp_path, small_pieces):
     (tmp_path / "a.txt").write_bytes(raw)
     with pytest.raises(UserError, match=rf"byte {at} .*a\.txt.*data\.unit=byte"):
         opened(tmp_path / "a.txt", tmp_path)
     assert bytes(opened(tmp_path / "a.txt", tmp_path, "byte").tokens) == raw
+
+
+def test_a_vocabulary_of_nothing_but_the_unknown_sign(tmp_path):
+    (tmp_path / "a.txt").write_text("abc")
+    with pytest.raises(UserError, match=r"data\.min_count=9"):
+        opened(tmp_path / "a.txt", tmp_path, min_count=9)
 
 
 def test_characters_that_a_vocabulary_lacks(tmp_path):
@@ -226,7 +270,7 @@ def test_validation_is_one_pass_over_the_whole_text(trained, script):
     assert result.metrics["val/bits_per_character"] == pytest.approx(nats.mean().item() / math.log(2), abs=2e-5)
     assert result.metrics["val/perplexity"] == pytest.approx(nats.mean().exp().item(), rel=1e-5)
     assert result.metrics["val/accuracy"] == pytest.approx(accuracy.item(), abs=2e-4)
-    for how in ("+data.seq_len=16", "+data.seq_len=64", "+data.batch_size=1", "+data.batch_size=100"):
+    for how in ("data.seq_len=16", "data.seq_len=64", "data.batch_size=1"):
         again = script("evaluate", f"ckpt={ckpt}", "trainer=cpu", how, folder=how.partition("=")[2])
         assert again.metrics["val/loss"] == pytest.approx(nats.mean().item(), abs=1e-5)
 
@@ -260,7 +304,7 @@ def test_resume_in_the_middle_of_an_epoch_carries_the_state(script):
     ckpt = whole.folder / "checkpoints" / "best.ckpt"
     saved = torch.load(ckpt, weights_only=True)
     assert saved["global_step"] == 5
-    assert saved["state"]["of_ranks"] is not None
+    assert [part.shape for part in saved["state"]] == [(1, 2, 8, 16)] * 2  # of every rank
     resumed = script("train", *small, f"ckpt={ckpt}", folder="resumed")
     one, other = (torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, resumed))
     assert one["global_step"] == other["global_step"] == 24
@@ -281,6 +325,25 @@ def test_two_processes_read_the_streams_of_one(script):
     ]
     torch.testing.assert_close(*weights, atol=1e-5, rtol=1e-4)
     assert two.metrics == pytest.approx(one.metrics, rel=1e-5)
+    assert not two.stderr
+
+
+@pytest.mark.parametrize("stop", ["trainer.max_steps=3", "trainer.max_epochs=1"])
+def test_an_epoch_that_was_cut_short_is_over(stop, script):
+    """Lightning closes an epoch in which max_steps or limit_train_batches ends it; the next one starts at its start."""
+    small = (*SMALL, "data.epoch_steps=8", "trainer.max_epochs=2", "logger=csv", "callbacks=default")
+    small += ("trainer.log_every_n_steps=1", "optim.lr=1e-30", "optim=sgd")
+    limit = ("trainer.limit_train_batches=3",) if "epochs" in stop else ()
+    whole = script("train", *small, "trainer.limit_train_batches=3", folder="whole")
+    half = script("train", *small, *limit, stop, folder="half")
+    ckpt = half.folder / "checkpoints" / "last.ckpt"
+    rest = script("train", *small, "trainer.limit_train_batches=3", f"ckpt={ckpt}", folder="rest")
+    losses = [
+        [line.split(",")[2] for line in (run.folder / "metrics.csv").read_text().splitlines()[1:] if line.split(",")[2]]
+        for run in (whole, half, rest)
+    ]
+    assert [len(part) for part in losses] == [6, 3, 3]
+    assert losses[0] == losses[1] + losses[2]
 
 
 def test_resume_in_two_processes(script):
@@ -366,7 +429,9 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path):
     data.prepare_data()
     data.setup("fit")
     assert data.spec.vocab == ("a", "b", "c")
-    assert len(data.splits["train"]), len(data.splits["val"]) == (135, 7)
+    assert (len(data.splits["train"]), len(data.splits["val"])) == (135, 7)
+    text = np.concatenate([data.splits[split].tokens for split in ("train", "val", "test")])
+    assert text.tolist() == [0] * 50 + [1] * 50 + [2] * 50
 
 
 def test_the_standard_library_is_a_corpus(tmp_path):
@@ -380,22 +445,25 @@ def test_validation_signs_that_training_lacks_are_told(tmp_path, capsys):
     (tmp_path / "a.txt").write_text("ab" * 450 + "xyzx" + "ab" * 48)
     data = TextData(str(tmp_path / "a.txt"), batch_size=1, seq_len=5, split=(0.9, 0.05, 0.05), cache=str(tmp_path))
     data.setup("fit")
-    assert "4 of 3 characters" in capsys.readouterr().out
+    assert "The val part of data.path=" in (said := capsys.readouterr().out)
+    assert "has 3 characters that the training part lacks, 4 times in all: 'xyz'" in said.replace("\n", " ")
+    assert "The test part" not in said
 
 
 def test_the_cache_holds_what_json_can_tell(tmp_path):
     (tmp_path / "a.txt").write_text("ab")
     opened(tmp_path / "a.txt", tmp_path / "cache")
     names = sorted(path.name for path in (tmp_path / "cache").glob("*/*/*"))
-    assert names == ["source.json", "tokens.bin", "vocabulary.json"]
-    ((path, size, _),) = json.loads(next((tmp_path / "cache").glob("*/*/source.json")).read_text())
-    assert (path, size) == (str(tmp_path / "a.txt"), 2)
+    assert names == ["about.json", "tokens.bin"]
+    about = json.loads(next((tmp_path / "cache").glob("*/*/about.json")).read_text())
+    assert about["source"][0][:2] == [str(tmp_path / "a.txt"), 2]
 
 
 def text_data(path, **settings):
     data = TextData(str(path), **{"batch_size": 4, "seq_len": 16, "cache": str(path.parent / "cache"), **settings})
     data.prepare_data()
     data.setup("fit")
+    data.train_dataloader()
     return data
 
 
@@ -434,6 +502,32 @@ def test_a_folder_without_texts(tmp_path):
         text_data(tmp_path)
 
 
+@pytest.mark.parametrize("pattern", ["**.txt", "/a/*.txt", 5])
+def test_patterns_that_are_none(pattern, tmp_path):
+    (tmp_path / "a.md").write_text("text")
+    with pytest.raises(UserError, match=r"data\.pattern="):
+        text_data(tmp_path, pattern=pattern)
+
+
+def test_no_path_is_not_this_folder():
+    with pytest.raises(UserError, match=r"data\.path= is empty"):
+        TextData("")
+
+
+def test_a_small_text_is_evaluated_whole(trained, script, tmp_path):
+    (tmp_path / "small.txt").write_text("def f(x): return x\n" * 5)
+    small = (f"data.path={tmp_path}/small.txt", "data.split=[0,0,1]")
+    whole = script("evaluate", f"ckpt={trained[1]}", "trainer=cpu", *small)
+    nats, _ = network_of(trained[1])("def f(x): return x\n" * 5)
+    assert whole.metrics["test/loss"] == pytest.approx(nats.mean().item(), abs=1e-5)
+
+
+def test_nothing_to_score(script):
+    result = script("train", *SMALL, "data.split=[1,0,0]", "data.epoch_steps=3", "trainer.max_epochs=1")
+    assert "Nothing is scored" in result.stdout
+    assert result.metrics == {}
+
+
 def test_a_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "a.txt").write_text("a" * 200)
     (tmp_path / "file").write_text("")
@@ -455,7 +549,7 @@ def test_errors_reach_the_user(script, tmp_path, trained):
         "train", *SMALL, f"data.path={tmp_path}/short.txt", "data.batch_size=32", "trainer=ddp_cpu", check=False
     )
     assert many.returncode == 1
-    assert re.fullmatch(r"Error: .*2 processes need 2,049 characters to train on, there are 1,800\. .*\n", many.stderr)
+    assert re.fullmatch(r"Error: .*2,000 characters: .* in each of 2 processes .* need 2,277\.\n", many.stderr)
     for settings in (("cell.hidden_size=17",), ("model.embedding=5",), ("cell=gru",)):
         other = script("train", *SMALL, f"init_from={trained[1]}", *settings, check=False)
         assert other.returncode == 1
@@ -472,6 +566,7 @@ def test_a_text_with_the_same_number_of_other_signs_is_another_text(script, tmp_
     ckpt = first.folder / "checkpoints" / "last.ckpt"
     other = script("train", *small, f"data.path={tmp_path}/xy.txt", "trainer.max_epochs=2", f"ckpt={ckpt}", check=False)
     assert other.returncode == 1
-    assert "spec.vocab is ['x', 'y'] here and ['a', 'b'] there" in other.stderr
-    tested = script("evaluate", f"ckpt={ckpt}", f"+data.path={tmp_path}/xy.txt", folder="evaluation", check=False)
+    assert "spec.vocab is 'xy' here and 'ab' there" in other.stderr
+    assert "init_from=PATH" in other.stderr
+    tested = script("evaluate", f"ckpt={ckpt}", f"data.path={tmp_path}/xy.txt", folder="evaluation", check=False)
     assert "'xy' (1,000 in all)" in tested.stderr

@@ -19,7 +19,7 @@ def _number(low: float, high: float = float("inf")) -> Callable[[Any], bool]:
 
 def _is_split(value: Any) -> bool:
     shares = value if isinstance(value, list) and len(value) == 3 else [-1]
-    return all(map(_number(0), shares)) and shares[0] > 0 and abs(sum(shares) - 1) < 1e-6
+    return all(map(_number(0), shares)) and abs(sum(shares) - 1) < 1e-6
 
 
 _SIZE = (_whole(1), "a whole number, 1 or more")
@@ -40,7 +40,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "embedding": (lambda value: value is None or _SIZE[0](value), f"{_SIZE[1]}, or null"),
     "device": (lambda value: value in ("cpu", "cuda"), "cpu or cuda"),
     "unit": (lambda value: value in ("char", "byte"), "char or byte"),
-    "split": (_is_split, "three shares of sum 1, such as [0.9,0.05,0.05]; the first above 0"),
+    "split": (_is_split, "three shares of sum 1, such as [0.9,0.05,0.05]"),
     "temperature": (lambda value: _number(0)(value) and value > 0, "a number above 0; top_k=1 is the likeliest text"),
     "top_k": (_whole(0), "a whole number; 0 keeps all"),
     "top_p": (lambda value: _number(0)(value) and 0 < value <= 1, "a number above 0, at most 1"),

@@ -36,14 +36,15 @@ def run(main: Callable[[], Any]) -> None:
     main()
 
 
-def take_literally(*keys: str) -> None:
-    """Quote the values of these settings on the command line, so that Hydra's grammar leaves them as they are."""
-    for i, argument in enumerate(sys.argv):
-        key, _, value = argument.partition("=")
-        if key in keys and value not in ("null", "-"):
-            # in quotes, a backslash is special only before a quote; $ would refer to another setting
-            value = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
-            sys.argv[i] = f"{key}='{value}'".replace("${", "\\${")
+def take_literally(*keys: str) -> dict[str, str]:
+    """Take these settings off the command line, where Hydra's grammar would change them, and return their values."""
+    taken = {}
+    for argument in sys.argv[1:]:
+        key, equals, value = argument.partition("=")
+        if key in keys and equals:
+            taken[key] = value
+            sys.argv.remove(argument)
+    return taken
 
 
 @contextmanager

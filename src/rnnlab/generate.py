@@ -6,12 +6,13 @@ import sys
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TextIO
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -20,6 +21,7 @@ from torch import Tensor
 from rnnlab import checkpoint
 from rnnlab.check import check
 from rnnlab.console import tell
+from rnnlab.data.corpus import BYTE_ORDER_MARK
 from rnnlab.data.text import Pieces, WholeText
 from rnnlab.errors import UserError, require
 from rnnlab.spec import IGNORED
@@ -28,24 +30,38 @@ from rnnlab.tasks.char import CharModel
 STREAMS, PIECE = 32, 256  # sequences and characters that are scored at once
 
 
-def generate(cfg: DictConfig) -> None:
-    """Continue `cfg.prompt` with the model of `cfg.ckpt`, or score the text in `cfg.score`.
+def generate(cfg: DictConfig, literal: dict[str, str]) -> None:
+    """Continue a prompt with the model of a checkpoint, or score a text.
+
+    **Arguments:**
+
+    - `cfg`: the composed `generate.yaml`.
+    - `literal`: values of `ckpt`, `prompt`, `out` and `score`, as they stand on the command line.
 
     **Raises:** `UserError` for a checkpoint of another task, characters that the model does not know, and files that
     cannot be read or written.
     """
     check(cfg)
+    how = SimpleNamespace(**{**OmegaConf.to_container(cfg), **literal})  # type: ignore[dict-item]
+    require(how.ckpt != "???", "ckpt is needed: give ckpt=PATH. --help shows examples.")
+    require(how.device == "cpu" or torch.cuda.is_available(), f"device={how.device}: torch finds no GPU. Use cpu.")
     for key in ("ckpt", "score"):
-        same = cfg.out is not None and cfg[key] is not None and Path(cfg.out).resolve() == Path(cfg[key]).resolve()
-        require(not same, f"out={cfg.out} would replace {key}={cfg[key]}. Choose another file.")
-    require(cfg.device == "cpu" or torch.cuda.is_available(), f"device={cfg.device}: torch finds no GPU. Use cpu.")
-    model = _load(cfg.ckpt).to(cfg.device)
-    if cfg.score is not None:
-        _score(model, cfg)
-    elif cfg.num_samples == 1:
-        _stream(model, cfg)
-    else:
-        _batch(model, cfg)
+        path = getattr(how, key)
+        same = path and how.out and all(map(os.path.exists, (path, how.out))) and os.path.samefile(path, how.out)
+        require(not same, f"out={how.out} would replace {key}={path}. Choose another file.")
+    model = _load(how.ckpt).to(how.device)
+    try:
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+        if how.score is not None:
+            _score(model, how)
+        elif how.num_samples == 1:
+            _stream(model, how)
+        else:
+            _batch(model, how)
+    except BrokenPipeError:  # whoever reads has enough; what Python still wants to flush goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _load(path: str) -> CharModel:
@@ -57,92 +73,99 @@ def _load(path: str) -> CharModel:
     return model.eval()
 
 
-def _draw(model: CharModel, prompt: str, cfg: DictConfig) -> Iterator[Tensor]:
-    """`cfg.num_samples` continuations of a prompt, (samples,) tokens at a time."""
+def _draw(model: CharModel, prompt: str, how: SimpleNamespace) -> Iterator[Tensor]:
+    """`how.num_samples` continuations of a prompt, (samples,) tokens at a time."""
     start = prompt or ("\n" if not model.spec.vocab or "\n" in model.spec.vocab else model.spec.vocab[0])
-    tokens = torch.from_numpy(model.vocabulary.encode(start, "prompt")).to(cfg.device)
-    generator = torch.Generator(cfg.device).manual_seed(cfg.seed)
-    how = {name: cfg[name] for name in ("temperature", "top_k", "top_p")}
-    return model.write(tokens.expand(cfg.num_samples, -1), cfg.length, generator=generator, **how)
+    tokens = torch.from_numpy(model.vocabulary.encode(start, "prompt")).to(how.device)
+    generator = torch.Generator(how.device).manual_seed(how.seed)
+    chances = {name: getattr(how, name) for name in ("temperature", "top_k", "top_p")}
+    return model.write(tokens.expand(how.num_samples, -1), how.length, generator=generator, **chances)
 
 
-def _stream(model: CharModel, cfg: DictConfig) -> None:
+def _stream(model: CharModel, how: SimpleNamespace) -> None:
     """One text, printed as it is made."""
-    prompt = _prompt(cfg.prompt)
-    tokens = _draw(model, prompt, cfg)
-    decoder = model.vocabulary.decoder()
-    with _open(cfg.out) as file:
-        for piece in chain([prompt], (decoder(token.tolist()) for token in tokens), [decoder([], final=True), "\n"]):
+    prompt = _prompt(how.prompt)
+    tokens = _draw(model, prompt, how)
+    with _open(how.out) as file:
+        for piece in chain([prompt], _decode(model, tokens), ["\n"]):
             print(piece, end="", flush=True)
             file.write(piece)
 
 
-def _batch(model: CharModel, cfg: DictConfig) -> None:
+def _decode(model: CharModel, tokens: Iterator[Tensor]) -> Iterator[str]:
+    decoder = model.vocabulary.decoder()
+    for token in tokens:
+        yield decoder(token.tolist())
+    yield decoder([], final=True)
+
+
+def _batch(model: CharModel, how: SimpleNamespace) -> None:
     """Many texts, printed when all are made."""
-    prompt = _prompt(cfg.prompt)
-    tokens = _draw(model, prompt, cfg)
-    with _open(cfg.out) as file:
-        drawn = torch.stack(list(_watched(tokens, cfg.length, f"writing {cfg.num_samples} texts")))
+    prompt = _prompt(how.prompt)
+    tokens = _draw(model, prompt, how)
+    with _open(how.out) as file:
+        drawn = torch.stack(list(_watched(tokens, how.length, f"writing {how.num_samples} texts")))
         for number, sample in enumerate(drawn.T.tolist(), 1):
-            text = f"--- {number} of {cfg.num_samples} ---\n{prompt}{model.vocabulary.decode(sample)}\n"
+            text = f"--- {number} of {how.num_samples} ---\n{prompt}{model.vocabulary.decode(sample)}\n"
             print(text, end="")
             file.write(text)
 
 
 @torch.inference_mode()
-def _score(model: CharModel, cfg: DictConfig) -> None:
+def _score(model: CharModel, how: SimpleNamespace) -> None:
     """How well each character of a text is predicted from all before it."""
-    tokens = _tokens(model, Path(cfg.score))
+    signs, tokens = _tokens(model, Path(how.score))
+    unit = "character" if model.spec.vocab else "byte"
     text, cuts, state = Pieces(tokens), WholeText(len(tokens), STREAMS, PIECE), None
     nats = torch.empty(len(tokens) - 1)
-    with _open(cfg.out) as file:
+    with _open(how.out) as file:
         for cut in _watched(cuts, len(cuts), "scoring"):
             x, y, _ = text[cut]
-            out, state = model(x.to(cfg.device), state)
-            costs = F.cross_entropy(out.mT, y.to(cfg.device), ignore_index=IGNORED, reduction="none").cpu()
+            out, state = model(x.to(how.device), state)
+            costs = F.cross_entropy(out.mT, y.to(how.device), ignore_index=IGNORED, reduction="none").cpu()
             positions = torch.from_numpy(cut.starts)[:, None] + torch.arange(cut.steps)
             nats[positions[y != IGNORED]] = costs[y != IGNORED]
-        if cfg.out is not None:
+        if how.out is not None:
             rows = csv.writer(file)
-            rows.writerow(["character", "nats"])
-            signs = model.spec.vocab or range(256)
-            rows.writerows((signs[token], cost) for token, cost in zip(tokens[1:].tolist(), nats.tolist(), strict=True))
+            rows.writerow([unit, "nats"])
+            rows.writerows(zip(signs[1:], nats.tolist(), strict=True))
     mean = nats.double().mean().item()
-    table = Table("score", cfg.score)
-    table.add_row("characters predicted, all but the first", f"{len(nats):,}")
-    table.add_row("nats per character", repr(mean))
+    table = Table("score", how.score)
+    table.add_row(f"{unit}s predicted, all but the first", f"{len(nats):,}")
+    table.add_row(f"nats per {unit}", repr(mean))
     for name, value in model.derived(mean).items():
-        table.add_row(name.replace("_", " "), repr(value))
+        table.add_row(name.replace("_", " ").replace("character", unit), repr(value))
     tell(table)
 
 
-def _tokens(model: CharModel, path: Path) -> np.ndarray:
+def _tokens(model: CharModel, path: Path) -> tuple[str | bytes, np.ndarray]:
+    """The characters or bytes of a file, and what the model reads in them."""
     require(path.is_file(), f"score={path}: there is no such file.")
     raw = path.read_bytes()
-    if model.spec.vocab:
-        tokens = model.vocabulary.encode(_decoded(raw, f"score={path}", "utf-8-sig"), f"score={path}")
-    else:
-        tokens = np.frombuffer(raw, dtype=np.uint8).astype(np.int64)
-    require(len(tokens) >= 2, f"score={path} is too short: each character but the first is predicted.")
-    return tokens
+    signs = _decoded(raw, f"score={path}").removeprefix(BYTE_ORDER_MARK) if model.spec.vocab else raw
+    require(len(signs) >= 2, f"score={path} is too short: each {'character' if model.spec.vocab else 'byte'} but the "
+            "first is predicted.")  # fmt: skip
+    if isinstance(signs, str):
+        return signs, model.vocabulary.encode(signs, f"score={path}")
+    return signs, np.frombuffer(raw, dtype=np.uint8).astype(np.int64)
 
 
-def _prompt(prompt: Any) -> str:
+def _prompt(prompt: str) -> str:
     if prompt != "-":
-        return str(prompt)
-    return _decoded(sys.stdin.buffer.read(), "prompt=-", "utf-8").removesuffix("\n")  # which echo adds
+        return prompt
+    return _decoded(sys.stdin.buffer.read(), "prompt=-").removesuffix("\n")  # which echo adds
 
 
-def _decoded(raw: bytes, what: str, encoding: str) -> str:
+def _decoded(raw: bytes, what: str) -> str:
     try:
-        return raw.decode(encoding)
+        return raw.decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{what}: byte {error.start:,} is not UTF-8.") from error
 
 
 def _open(out: str | None) -> TextIO:
     try:
-        return open(os.devnull if out is None else out, "w", encoding="utf-8", newline="")
+        return open(os.devnull if out is None else out, "w", encoding="utf-8", errors="replace", newline="")
     except OSError as error:
         raise UserError(f"out={out} cannot be written: {error.strerror}.") from error
 

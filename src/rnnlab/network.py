@@ -121,6 +121,8 @@ class SimpleRNN(nn.Module):
         return torch.cat((forward[:, -1], backward[:, 0]), dim=-1)
 
 
-def each(state: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """A state, one tensor or several, with `function` applied to each."""
-    return function(state) if isinstance(state, Tensor) else tuple(each(part, function) for part in state)
+def each(state: Any, function: Callable[[Tensor], Any]) -> Any:
+    """A state, a tensor or nested tuples of them, with `function` applied to each; anything else stays."""
+    if isinstance(state, Tensor):
+        return function(state)
+    return tuple(each(part, function) for part in state) if isinstance(state, tuple | list) else state

@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ def train(cfg: DictConfig) -> float | None:
             board.experiment.add_text("config", verbatim(OmegaConf.to_yaml(cfg, resolve=True)))
         trainer.fit(model, datamodule=datamodule, ckpt_path=resume, weights_only=True)
         best = trainer.strategy.broadcast(str(keeper.best))
-        _score(trainer, datamodule)(model, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
+        _score(trainer, model, datamodule, best)
         if trainer.is_global_zero:
             scores = _tell(trainer, model, datamodule, folder)
             if boards(trainer):
@@ -81,7 +80,7 @@ def evaluate(cfg: DictConfig) -> None:
     with own_job():
         trainer = instantiate(cfg.trainer, logger=False, callbacks=[], enable_checkpointing=False,
                               enable_progress_bar=False, default_root_dir=folder)  # fmt: skip
-        _score(trainer, datamodule)(model, datamodule=datamodule, verbose=False)
+        _score(trainer, model, datamodule)
         if trainer.is_global_zero:
             _tell(trainer, model, datamodule, folder)
 
@@ -133,9 +132,15 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*")
 
 
-def _score(trainer: pl.Trainer, datamodule: SequenceData) -> Callable[..., Any]:
-    """Test, or validate where the data have no test set."""
-    return trainer.test if "test" in datamodule.splits else trainer.validate
+def _score(trainer: pl.Trainer, model: Task, datamodule: SequenceData, ckpt: str | None = None) -> None:
+    """Test, or validate where the data have no test part."""
+    how: dict[str, Any] = {"datamodule": datamodule, "ckpt_path": ckpt, "weights_only": True, "verbose": False}
+    if "test" in datamodule.splits:
+        trainer.test(model, **how)
+    elif "val" in datamodule.splits:
+        trainer.validate(model, **how)
+    else:
+        tell("Nothing is scored: data.split leaves no validation or test part.")
 
 
 def _class(target: str) -> Any:
@@ -158,13 +163,18 @@ def _check_fits(what: str, saved: dict[str, Any], model: Task, cfg: DictConfig, 
     matters += ("spec.vocab",) if same_weights else ("cell.", "spec.", "embedding", "tied")
     before = dict(conf.leaves(then))
     changed = [
-        f"{key} is {value} here and {before.get(key)} there"
+        f"{key} is {_brief(value)} here and {_brief(before.get(key))} there"
         for key, value in conf.leaves(now)
         if key.startswith(matters) and value != before.get(key)
     ]
     if changed or not same_weights:
         differs = "; ".join(changed) or "other weights"
-        raise UserError(f"{what} does not fit this run: {differs}. Set it as it was, or leave {what} out.")
+        tuned = " If it was fine-tuned, init_from=PATH gives its vocabulary." if "spec.vocab is" in differs else ""
+        raise UserError(f"{what} does not fit this run: {differs}. Set it as it was, or leave {what} out.{tuned}")
+
+
+def _brief(value: Any) -> Any:
+    return f"{''.join(value)[:100]!r}" if isinstance(value, list) else value  # a vocabulary
 
 
 def _shapes(state: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from rnnlab.errors import require
+
 Kind = Literal["tokens", "labels", "values"]
 IGNORED = -100  # a target that does not count: what torch's cross entropy leaves out
 
@@ -34,6 +36,12 @@ class SequenceSpec:
         for name in ("vocab", "scale"):  # a config gives lists
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, tuple(value))
+        if self.kind == "tokens" and self.vocab:
+            signs = {sign for sign in self.vocab if isinstance(sign, str) and len(sign) == 1}
+            require(
+                len(signs) == len(self.vocab) == self.input_size,
+                f"A vocabulary of {self.input_size} signs has to be as many different characters, not {len(signs)}.",
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """The fields, plain: what `SequenceSpec(**fields)` takes."""

@@ -50,7 +50,8 @@ class Vocabulary:
         **Raises:** `UserError` that names the characters which the vocabulary lacks and `what` the text is.
         """
         if not self.signs:
-            return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64)
+            raw = text.encode("utf-8", "surrogateescape")  # bytes of the command line that are not UTF-8
+            return np.frombuffer(raw, dtype=np.uint8).astype(np.int64)
         if self.unknown is None:
             missing = "".join(sign for sign in dict.fromkeys(text) if sign not in self.signs)
             require(
@@ -83,4 +84,4 @@ class Decoder:
 
 def code_points(text: str) -> np.ndarray:
     """The code point of every character."""
-    return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)

@@ -20,14 +20,16 @@ def probabilities(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_
 
     **Returns:** (batch, tokens), each row of sum 1.
     """
+    logits = (logits - logits.max(-1, keepdim=True).values) / temperature  # no overflow, however cold
     if 0 < top_k < logits.shape[-1]:
-        least = logits.topk(top_k).values[:, -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
-    chances = (logits / temperature).softmax(-1)
+        kept = logits.topk(top_k)
+        logits = torch.full_like(logits, -torch.inf).scatter(-1, kept.indices, kept.values)
+    chances = logits.softmax(-1)
     if top_p < 1:
         ordered, order = chances.sort(descending=True, stable=True)
-        ordered[ordered.cumsum(-1) - ordered >= top_p] = 0  # what those before it make up already
-        chances = torch.zeros_like(chances).scatter(-1, order, ordered)
+        enough = ordered.cumsum(-1) - ordered >= top_p  # what those before it make up already
+        enough[:, 0] = False
+        chances = torch.zeros_like(chances).scatter(-1, order, ordered.masked_fill(enough, 0))
         chances /= chances.sum(-1, keepdim=True)
     return chances
 

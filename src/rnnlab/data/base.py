@@ -30,16 +30,19 @@ class TrainBatches(Sampler[Any]):
         self.seed = seed
         self.epoch = 0
         self.position = 0  # batches that this epoch has yielded
-        self.resume_at = 0
+        self.resumed: dict[str, Any] | None = None
 
-    def read(self, position: int, resumed: bool) -> Iterator[Any]:
-        """Yield the batches of `self.epoch` from number `position` on.
-
-        **Arguments:**
-
-        - `resumed`: whether another process has trained up to here.
-        """
+    def read(self, position: int) -> Iterator[Any]:
+        """Yield the batches of `self.epoch` from number `position` on."""
         raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where a run that is resumed has to go on."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on there with the next epoch that is read, if it is the one that was left; else at its beginning."""
+        self.resumed = state
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning at the start of each epoch."""
@@ -49,9 +52,9 @@ class TrainBatches(Sampler[Any]):
         return self.steps
 
     def __iter__(self) -> Iterator[Any]:
-        resumed = self.resume_at > 0
-        self.position, self.resume_at = self.resume_at % self.steps, 0  # at the end of an epoch the next one starts
-        for batch in self.read(self.position, resumed):
+        left, self.resumed = self.resumed, None
+        self.position = left["position"] % self.steps if left and left["epoch"] == self.epoch else 0
+        for batch in self.read(self.position):
             self.position += 1
             yield batch
 
@@ -76,7 +79,7 @@ class GlobalBatches(TrainBatches):
         self.batch_size = batch_size
         self.share = slice(rank, None, world_size)
 
-    def read(self, position: int, resumed: bool) -> Iterator[Tensor]:
+    def read(self, position: int) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         needed = self.steps * self.batch_size
         passes = [torch.randperm(self.size, generator=generator) for _ in range(math.ceil(needed / self.size))]
@@ -124,7 +127,7 @@ class SequenceData(pl.LightningDataModule):
         super().__init__()
         self.batch_size = batch_size
         self.epoch_steps = epoch_steps
-        self.resume_at = 0
+        self.resumed: dict[str, Any] | None = None
         self.train_batches: TrainBatches | None = None
         self.spec: SequenceSpec | None = None
         self.splits: dict[Split, Dataset] = {}
@@ -142,11 +145,11 @@ class SequenceData(pl.LightningDataModule):
         dataset = self.splits["val"]
         return dataset[torch.arange(min(size, len(dataset)))]  # type: ignore[index, arg-type]
 
-    def state_dict(self) -> dict[str, int]:
-        return {"position": self.train_batches.position} if self.train_batches else {}
+    def state_dict(self) -> dict[str, Any]:
+        return self.train_batches.state_dict() if self.train_batches else {}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self.resume_at = state_dict["position"]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.resumed = state_dict
 
     def batches(self, split: Split, rank: int, world_size: int) -> Any:
         """The indices of the batches of a split that one of `world_size` ranks reads."""
@@ -171,7 +174,9 @@ class SequenceData(pl.LightningDataModule):
         # Lightning could resume the loader by itself, but not once a scheduler has asked how long the training is
         batches: Any = loader.sampler
         self.train_batches = batches
-        batches.resume_at, self.resume_at = self.resume_at, 0
+        if self.resumed:
+            batches.load_state_dict(self.resumed)
+            self.resumed = None
         return loader
 
     def val_dataloader(self) -> DataLoader | list:

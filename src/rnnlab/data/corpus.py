@@ -5,8 +5,9 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,8 @@ from rnnlab.vocabulary import UNKNOWN, Vocabulary, code_points
 Unit = Literal["char", "byte"]
 PIECE = 1 << 22  # bytes read at once
 FORMAT = 1
+DAY = 86_400  # seconds
+BYTE_ORDER_MARK = "\ufeff"  # some editors put it before a text
 
 
 @dataclass(frozen=True)
@@ -37,66 +40,90 @@ class Corpus:
 
 
 def open_corpus(
-    files: list[Path], unit: Unit, min_count: int, vocabulary: Vocabulary | None, cache: Path, what: str
+    files: list[Path], name: str, unit: Unit, min_count: int, vocabulary: Vocabulary | None, cache: Path, what: str
 ) -> Corpus:
     """The corpus of some files, one after the other: from `cache`, or encoded into it.
 
     An entry of the cache is named after a fingerprint of path, size and time of every file and the settings. It is
     written beside and renamed when it is whole, so that a reader never meets half of one and the first of two runs that
-    encode the same text wins. Entries of the same files as they were before a change are removed.
+    encode the same text wins. What is left of the same text as it was before a change is removed.
 
     **Arguments:**
 
     - `files`: UTF-8 text for characters, anything for bytes.
+    - `name`: of the text, the same after it changed.
     - `unit`: what a token is.
     - `min_count`: characters that appear less often become the unknown sign.
     - `vocabulary`: to use in place of the text's own; `min_count` then has no meaning.
     - `cache`: a folder, made if there is none.
-    - `what`: how to name the text to the user, such as `data.path=poems.txt`.
+    - `what`: how to call the text in messages, such as `data.path=poems.txt`.
 
-    **Raises:** `UserError` for text that is empty or not UTF-8, characters that `vocabulary` lacks, a file that changes
-    while it is read, and a cache that cannot be written.
+    **Raises:** `UserError` for text that is empty or not UTF-8, characters that `vocabulary` lacks, a file that cannot
+    be read or changes meanwhile, and a cache that cannot be written.
     """
-    source = _source(files)
-    settings = {"unit": unit, "min_count": min_count, "signs": vocabulary and vocabulary.signs, "format": FORMAT}
+    source = _source(files, what)
+    settings: dict[str, Any] = {"unit": unit, "min_count": min_count, "signs": None, "format": FORMAT}
+    home = cache / _digest(name)
+    if vocabulary:
+        own = _load(home / _digest([source, settings]))
+        if own and own.vocabulary.signs == vocabulary.signs:
+            return own
+        settings["signs"] = vocabulary.signs
+    entry = home / _digest([source, settings])
+    if (corpus := _load(entry)) is not None:
+        return corpus
+    partial = home / f"partial-{os.getpid()}-{time.time_ns()}"
     try:
-        home = cache / _digest([name for name, _, _ in source])
-        entry = home / _digest([source, settings])
-        own = home / _digest([source, settings | {"signs": None}])
-        if vocabulary and own.exists() and _load(own).vocabulary.signs == vocabulary.signs:
-            return _load(own)
-        if not entry.exists():
-            home.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=home, prefix="partial-", ignore_cleanup_errors=True) as partial:
-                _encode(files, unit, min_count, vocabulary, Path(partial), what)
-                require(_source(files) == source, f"{what} changed while it was read. Start again.")
-                (Path(partial) / "source.json").write_text(json.dumps(source))
-                try:
-                    Path(partial).rename(entry)
-                except OSError:
-                    if not entry.exists():  # else another run was faster
-                        raise
-            for other in home.glob("*/source.json"):
-                if json.loads(other.read_text()) != source:
-                    shutil.rmtree(other.parent, ignore_errors=True)
-        return _load(entry)
+        partial.mkdir(parents=True)
+        about = _encode(files, unit, min_count, vocabulary, partial / "tokens.bin", what)
+        require(_source(files, what) == source, f"{what} changed while it was read. Start again.")
+        _write(partial / "about.json", [json.dumps({**about, "source": source}).encode()])
+        if entry.exists() and _load(entry) is None:  # damaged
+            shutil.rmtree(entry)
+        try:
+            partial.rename(entry)
+        except OSError:
+            if not entry.exists():  # else another run was faster
+                raise
+        _remove_old(home, source)
     except OSError as error:
         raise UserError(
             f"The encoded text cannot be kept in {cache}: {error.strerror or error}. Choose a folder with data.cache=."
         ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    corpus = _load(entry)
+    require(corpus is not None, f"What was written to {entry} cannot be read again. Choose a folder with data.cache=.")
+    return corpus  # type: ignore[return-value]
 
 
-def _load(entry: Path) -> Corpus:
-    about = json.loads((entry / "vocabulary.json").read_text(encoding="utf-8"))
-    vocabulary = Vocabulary(about["signs"])
-    tokens = np.memmap(entry / "tokens.bin", dtype=vocabulary.dtype, mode="r")
-    return Corpus(tokens, vocabulary, np.array(about["first"]))
+def _load(entry: Path) -> Corpus | None:
+    """An entry of the cache; `None` if there is none or it is damaged."""
+    try:
+        about = json.loads((entry / "about.json").read_bytes())
+        vocabulary = Vocabulary(about["signs"])
+        tokens = np.memmap(entry / "tokens.bin", dtype=vocabulary.dtype, mode="r")
+    except (OSError, ValueError, KeyError):
+        return None
+    return Corpus(tokens, vocabulary, np.array(about["first"])) if len(tokens) == about["length"] else None
+
+
+def _remove_old(home: Path, source: list) -> None:
+    """Remove what was made of other states of the files, and what killed runs have left."""
+    for other in home.iterdir():
+        with suppress(OSError, ValueError, KeyError):  # another run may be removing it
+            if other.name.startswith("partial-"):
+                old = time.time() - other.stat().st_mtime > DAY
+            else:
+                old = json.loads((other / "about.json").read_bytes())["source"] != source
+            if old:
+                shutil.rmtree(other)
 
 
 def _encode(
-    files: list[Path], unit: Unit, min_count: int, vocabulary: Vocabulary | None, folder: Path, what: str
-) -> None:
-    """Write `tokens.bin` and `vocabulary.json`: one pass over the files to count characters, one to write tokens."""
+    files: list[Path], unit: Unit, min_count: int, vocabulary: Vocabulary | None, path: Path, what: str
+) -> dict[str, Any]:
+    """Write all tokens to `path`, in one pass to count characters and one to encode them, and tell about them."""
     counts = np.zeros(0x110000, dtype=np.int64)
     first = np.full(0x110000, -1, dtype=np.int64)
     length = 0
@@ -110,7 +137,7 @@ def _encode(
     if unit == "byte":
         vocabulary, table = Vocabulary(), np.arange(256)
     else:
-        vocabulary = vocabulary or _vocabulary(counts, min_count)
+        vocabulary = vocabulary or _vocabulary(counts, min_count, what)
         table = vocabulary.lookup()
         missing = np.flatnonzero((counts > 0) & (table == len(vocabulary)))
         require(
@@ -118,22 +145,30 @@ def _encode(
             f"{what} has characters that the model's vocabulary lacks: "
             f"{''.join(map(chr, missing[:40]))!r} ({counts[missing].sum():,} in all).",
         )
-    with (folder / "tokens.bin").open("wb") as file:
-        for codes in _watched(_pieces(files, unit, what), files, "encoding"):
-            file.write(table[codes].astype(vocabulary.dtype))
-        file.flush()
-        os.fsync(file.fileno())
-    order = np.arange(256) if unit == "byte" else vocabulary.codes
-    about: dict[str, Any] = {"signs": vocabulary.signs, "first": first[order].tolist()}
+    pieces = _watched(_pieces(files, unit, what), files, "encoding")
+    _write(path, (table[codes].astype(vocabulary.dtype) for codes in pieces))
+    about = {"length": length, "signs": vocabulary.signs}
+    if unit == "byte":
+        return {**about, "first": first[:256].tolist()}
+    first_of = first[vocabulary.codes].tolist()
     if vocabulary.unknown is not None:
         folded = first[(first >= 0) & (table == vocabulary.unknown)]
-        about["first"][vocabulary.unknown] = int(folded.min()) if len(folded) else -1
-    (folder / "vocabulary.json").write_text(json.dumps(about), encoding="utf-8")
+        first_of[vocabulary.unknown] = int(folded.min()) if len(folded) else -1
+    return {**about, "first": first_of}
 
 
-def _vocabulary(counts: np.ndarray, min_count: int) -> Vocabulary:
+def _write(path: Path, pieces: Iterable[Any]) -> None:
+    with path.open("wb") as file:
+        for piece in pieces:
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _vocabulary(counts: np.ndarray, min_count: int, what: str) -> Vocabulary:
     """The characters that appear often enough, by code point; the unknown sign is there if some do not."""
     signs = set(map(chr, np.flatnonzero(counts >= min_count)))
+    require(bool(signs), f"{what}: no character appears data.min_count={min_count} times. Use a smaller number.")
     if (counts > 0).sum() > len(signs):
         signs.add(UNKNOWN)
     return Vocabulary(sorted(signs))
@@ -142,15 +177,26 @@ def _vocabulary(counts: np.ndarray, min_count: int) -> Vocabulary:
 def _pieces(files: Iterable[Path], unit: Unit, what: str) -> Iterator[np.ndarray]:
     """The code points or bytes of all files, a few million at a time."""
     for path in files:
-        decoder = codecs.getincrementaldecoder("utf-8-sig")()
-        with path.open("rb") as file:
-            while raw := file.read(PIECE):
-                if unit == "byte":
-                    yield np.frombuffer(raw, dtype=np.uint8)
-                else:
-                    yield code_points(_decoded(decoder, raw, path, file.tell() - len(raw), what))
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        position = 0
+        while raw := _read(path, position, what):
+            if unit == "byte":
+                yield np.frombuffer(raw, dtype=np.uint8)
+            else:
+                text = _decoded(decoder, raw, path, position, what)
+                yield code_points(text if position else text.removeprefix(BYTE_ORDER_MARK))
+            position += len(raw)
         if unit == "char":
-            _decoded(decoder, b"", path, path.stat().st_size, what)
+            _decoded(decoder, b"", path, position, what)
+
+
+def _read(path: Path, position: int, what: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(position)
+            return file.read(PIECE)
+    except OSError as error:
+        raise UserError(f"{what}: {path} cannot be read: {error.strerror}.") from error
 
 
 def _decoded(decoder: codecs.IncrementalDecoder, raw: bytes, path: Path, position: int, what: str) -> str:
@@ -175,8 +221,13 @@ def _watched(pieces: Iterable[np.ndarray], files: list[Path], doing: str) -> Ite
             bar.advance(task, len(piece))  # characters, which are bytes in most texts
 
 
-def _source(files: list[Path]) -> list[list[Any]]:
-    return [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+def _source(files: list[Path], what: str) -> list[list[Any]]:
+    """What changes with the files. (Copying tools can set the time of change back, but not that of the inode.)"""
+    try:
+        states = [(path.resolve(), path.stat()) for path in files]
+    except OSError as error:
+        raise UserError(f"{what}: {error.filename} cannot be read: {error.strerror}.") from error
+    return [[str(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns] for path, state in states]
 
 
 def _digest(value: Any) -> str:

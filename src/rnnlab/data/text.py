@@ -4,7 +4,6 @@ import math
 import os
 import sysconfig
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -21,6 +20,7 @@ from rnnlab.spec import IGNORED, SequenceSpec
 from rnnlab.vocabulary import Vocabulary
 
 WARM_UP = 512  # characters that a stream of validation reads before its first prediction counts
+SPLITS: tuple[Split, ...] = ("train", "val", "test")  # in the order of the text
 MANY_SIGNS = 10_000  # in one vocabulary: more than the characters of a Chinese newspaper
 
 
@@ -86,11 +86,17 @@ class TrainStreams(TrainBatches):
         self.seq_len = seq_len
         self.starts = self.length * np.arange(streams)[rank::world_size]
         self.next = 0  # the batch of the run that goes on where the last one ended
+        self.same = [size, streams, seq_len, self.steps, seed, world_size]  # runs that read the same streams
 
-    def read(self, position: int, resumed: bool) -> Iterator[Cut]:
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "next": self.next, "same": self.same}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.next = state["next"] if state.get("same") == self.same else -1
+
+    def read(self, position: int) -> Iterator[Cut]:
         begin = self.epoch * self.steps
-        if resumed:
-            self.next = begin + position
         turn = -1
         for batch in range(begin + position, begin + self.steps):
             if turn != batch // self.pass_steps:
@@ -106,8 +112,9 @@ class WholeText(Sampler[Cut]):
     """Every prediction in a text, once, as if it were read in one go, but by parallel streams.
 
     The first stream starts at the beginning of the text; each other reads the end of the one before it, some `WARM_UP`
-    characters, before its own predictions count, and so enters them with the state that it would have had. All streams
-    are equally long, which is why the first has more predictions than the others. A short text is one stream.
+    characters, before its own predictions count, and so enters them with the state that it would have had, as far as a
+    network forgets what is longer ago: for trained networks the mean loss agrees to 1e-6, for any with one stream.
+    All streams are equally long, which is why the first has more predictions than the others. A short text is one.
 
     **Arguments:**
 
@@ -180,20 +187,24 @@ class TextData(SequenceData):
         cache: str | None = None,
     ):
         super().__init__(batch_size, epoch_steps)
+        require(str(path) != "", "data.path= is empty: give a file or a folder.")
         self.path = Path(str(path)).expanduser()
-        self.pattern = pattern
+        self.pattern = str(pattern)
         self.unit = unit
         self.min_count = min_count
         self.split = tuple(split)
         self.seq_len = seq_len
         self.called = f"data.path={self.path}"
         caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        self.cache = Path(cache or f"{caches}/rnnlab").expanduser()
+        self.cache = Path(str(cache or f"{caches}/rnnlab")).expanduser()
 
     def files(self) -> list[Path]:
         """The files of the text, in a fixed order."""
         if self.path.is_dir():
-            found = sorted(path for path in self.path.rglob(self.pattern) if path.is_file())
+            try:
+                found = sorted(path for path in self.path.rglob(self.pattern) if path.is_file())
+            except (ValueError, NotImplementedError) as error:
+                raise UserError(f"data.pattern={self.pattern}: {error}. Use one such as '*.txt'.") from error
             require(
                 bool(found),
                 f"{self.called} has no files that match data.pattern={self.pattern}. Name the files that you want, "
@@ -217,60 +228,59 @@ class TextData(SequenceData):
                     "data.min_count=10 folds rare characters into one, data.unit=byte needs no vocabulary."
                 )
         borders = [0, *(round(sum(self.split[: k + 1]) * len(corpus.tokens)) for k in range(3))]
-        self._require_length(borders)
-        self._tell_unseen(corpus, *borders[1:3])
-        parts = {}
-        for k, split in enumerate(("train", "val", "test")):
+        parts: dict[Split, Dataset] = {}
+        for k, split in enumerate(SPLITS):
             if self.split[k]:
                 parts[split] = Pieces(corpus.tokens[borders[k] : borders[k + 1]])
-        return parts  # type: ignore[return-value]
+                require(borders[k + 1] - borders[k] >= 2, self._too_short(len(corpus.tokens)))
+                self._tell_unseen(corpus, split, borders)
+        return parts
 
     def example(self, size: int) -> Any:
-        """The beginning of the validation part, or of the training part if there is none, as one batch of `size`."""
-        tokens = self.splits.get("val", self.splits["train"])
-        if len(tokens) <= self.seq_len:  # type: ignore[arg-type]
-            tokens = self.splits["train"]
-        starts = np.arange(size) * self.seq_len % (len(tokens) - self.seq_len)  # type: ignore[arg-type]
-        return tokens[Cut(starts, self.seq_len, False)]
+        """The beginning of the validation part, or of another if there is none, as one batch of `size` sequences."""
+        text: Any = next(self.splits[split] for split in ("val", "test", "train") if split in self.splits)
+        steps = min(self.seq_len, len(text) - 1)
+        return text[Cut(np.arange(size) * steps % (len(text) - steps), steps, False)]
 
     def batches(self, split: Split, rank: int, world_size: int) -> Sampler:
+        require(split in self.splits, f"data.split={list(self.split)} leaves nothing to train on.")
         size = len(self.splits[split])  # type: ignore[arg-type]
         if split != "train":
             return WholeText(size, self.batch_size, self.seq_len, rank, world_size)
         streams = self.batch_size * world_size
-        require(
-            (size - 1) // streams >= self.seq_len,
-            f"{self.called}: {world_size} processes need {streams * self.seq_len + 1:,} characters to train on, "
-            f"there are {size:,}. Use a smaller data.batch_size.",
-        )
+        total = sum(map(len, self.splits.values()))  # type: ignore[arg-type]
+        require((size - 1) // streams >= self.seq_len, self._too_short(total, world_size))
         return TrainStreams(size, streams, self.seq_len, self.epoch_steps, self.run_seed, rank, world_size)
 
     def _open(self) -> Corpus:
         vocabulary = Vocabulary(self.spec.vocab) if self.spec and self.spec.vocab else None
         unit: Unit = self.unit if self.spec is None else "char" if self.spec.vocab else "byte"
-        return open_corpus(self.files(), unit, self.min_count, vocabulary, self.cache, self.called)
+        name = f"{self.path.resolve()}/{self.pattern}"
+        return open_corpus(self.files(), name, unit, self.min_count, vocabulary, self.cache, self.called)
 
-    def _require_length(self, borders: list[int]) -> None:
-        needed = [self.batch_size * self.seq_len + 1, 2, 2]
-        parts = [after - before for before, after in pairwise(borders)]
-        if any(share and part < need for share, part, need in zip(self.split, parts, needed, strict=True)):
-            least = max(math.ceil(need / share) for share, need in zip(self.split, needed, strict=True) if share)
-            raise UserError(
-                f"{self.called} is too short, {borders[-1]:,} characters: data.batch_size={self.batch_size} streams of "
-                f"data.seq_len={self.seq_len} and data.split={list(self.split)} need {least:,}."
-            )
+    def _too_short(self, length: int, world_size: int = 1) -> str:
+        needed = [self.batch_size * world_size * self.seq_len + 1, 2, 2]
+        least = max(math.ceil(need / share) for share, need in zip(self.split, needed, strict=True) if share)
+        processes = f" in each of {world_size} processes" if world_size > 1 else ""
+        return (
+            f"{self.called} is too short, {length:,} characters: data.batch_size={self.batch_size} streams of "
+            f"data.seq_len={self.seq_len}{processes} and data.split={list(self.split)} need {least:,}."
+        )
 
-    def _tell_unseen(self, corpus: Corpus, train_end: int, val_end: int) -> None:
-        """Say which characters of the validation part the training part lacks."""
-        unseen = np.flatnonzero((corpus.first >= train_end) & (corpus.first < val_end))
-        if len(unseen):
-            pieces = np.array_split(corpus.tokens[train_end:val_end], 100)
-            count = sum(int(np.isin(piece, unseen).sum()) for piece in pieces)
+    def _tell_unseen(self, corpus: Corpus, split: Split, borders: list[int]) -> None:
+        """Say which characters of a part the training part lacks."""
+        begin, end = borders[SPLITS.index(split) :][:2]
+        unseen = np.flatnonzero(corpus.first >= borders[1])
+        if self.split[0] and len(unseen):
+            pieces = np.array_split(corpus.tokens[begin:end], 100)
+            found = np.sum([np.bincount(piece, minlength=len(corpus.first)) for piece in pieces], axis=0)[unseen]
+            unseen = unseen[found > 0]
             signs = "".join(corpus.vocabulary.signs[sign] for sign in unseen) if corpus.vocabulary.signs else unseen
-            tell(
-                f"The validation text has {count:,} of {len(unseen)} characters that the training text never shows: "
-                f"{signs!r}."
-            )
+            if len(unseen):
+                tell(
+                    f"The {split} part of {self.called} has {len(unseen)} characters that the training part lacks, "
+                    f"{found.sum():,} times in all: {signs!r}."
+                )
 
 
 class PythonData(TextData):

@@ -31,23 +31,29 @@ def _arguments_of(key: str) -> Iterator[None]:
 class MeanLoss(Metric):
     """The mean over all predictions of all batches and ranks, given each batch's sum and its number of predictions.
 
-    Unlike `torchmetrics.MeanMetric` it lets a loss that is not a number show, and weighs batches while it does.
+    Unlike `torchmetrics.MeanMetric` it lets a loss that is not a number show, and weighs batches while it does. What
+    rounding takes from the sum is kept beside it (Kahan 1965), so that the mean over a long text is exact in float32.
     """
 
     total: Tensor
+    excess: Tensor  # of the total over what was added
     count: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("excess", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, total: Tensor, count: int | Tensor) -> None:
-        self.total += total
+        missing = total - self.excess
+        more = self.total + missing
+        self.excess = (more - self.total) - missing
+        self.total = more
         self.count += count
 
     def compute(self) -> Tensor:
-        return self.total / self.count
+        return (self.total - self.excess) / self.count
 
 
 class Task(pl.LightningModule):
@@ -80,7 +86,7 @@ class Task(pl.LightningModule):
             raise UserError(f"{type(self).__name__} reads {self.kind}, the data are {self.spec.kind}.")
         self.network = SimpleRNN(cell, self.spec.input_size, self.spec.output_size, self.readout, **network)
         self.metrics = nn.ModuleDict({split: nn.ModuleDict(self._metrics()) for split in ("val", "test")})
-        self.loaded_state: dict[str, Any] | None = None
+        self.loaded_state: Any = None
         self.states: dict[str, Any] = {}  # what the last batch of a split left, for the next to go on from
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -150,21 +156,24 @@ class Task(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "train" in self.states:
-            state = self.states["train"] if self.trainer.world_size == 1 else self.all_gather(self.states["train"])
-            checkpoint["state"] = {"shape": self._streams(), "of_ranks": each(state, Tensor.clone)}
+            checkpoint["state"] = each(self.states["train"], self._of_all_ranks)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.loaded_state = checkpoint.get("state")
 
     def on_train_start(self) -> None:
         saved, self.loaded_state = self.loaded_state, None
-        if saved and saved["shape"] == self._streams():  # else other streams are read now
-            rank = ... if self.trainer.world_size == 1 else self.global_rank
-            self.states["train"] = each(saved["of_ranks"], lambda state: state[rank].to(self.device))
+        # with other processes or batches the first batch says that it does not go on, and this is not used
+        if saved is not None:
+            self.states["train"] = each(saved, lambda ranks: ranks[self.global_rank % len(ranks)].to(self.device))
 
-    def _streams(self) -> list[int]:
-        batch_size = getattr(self.trainer.datamodule, "batch_size", 0)  # type: ignore[attr-defined]
-        return [self.trainer.world_size, batch_size, self.spec.seq_len]
+    def _of_all_ranks(self, tensor: Tensor) -> Tensor:
+        """A tensor of every rank, (ranks, ...)."""
+        parts = [torch.empty_like(tensor) for _ in range(self.trainer.world_size)]
+        if len(parts) == 1:
+            return tensor[None].clone()
+        torch.distributed.all_gather(parts, tensor.contiguous())
+        return torch.stack(parts)
 
     def configure_optimizers(self) -> Any:
         make_optimizer = instantiate(self.optim["optimizer"], _convert_="all")
