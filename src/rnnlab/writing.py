@@ -20,11 +20,11 @@ def probabilities(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_
 
     **Returns:** (batch, tokens), each row of sum 1.
     """
-    logits = (logits - logits.max(-1, keepdim=True).values) / temperature  # no overflow, however cold
+    scaled = (logits - logits.max(-1, keepdim=True).values) / temperature  # no overflow, however cold
     if 0 < top_k < logits.shape[-1]:
-        kept = logits.topk(top_k)
-        logits = torch.full_like(logits, -torch.inf).scatter(-1, kept.indices, kept.values)
-    chances = logits.softmax(-1)
+        kept = logits.topk(top_k).indices
+        scaled = torch.full_like(scaled, -torch.inf).scatter(-1, kept, scaled.gather(-1, kept))
+    chances = scaled.softmax(-1)
     if top_p < 1:
         ordered, order = chances.sort(descending=True, stable=True)
         enough = ordered.cumsum(-1) - ordered >= top_p  # what those before it make up already
