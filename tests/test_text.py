@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TEXT
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from rnnlab.data import corpus
@@ -413,6 +414,10 @@ def test_samples_are_printed_and_logged(script):
     assert len(sample) >= 400
     assert "at step 10:" not in first.stdout  # the last is that of the best checkpoint
     assert "at step 5:\n" in (first.folder / "train.log").read_text()
+    events = EventAccumulator(str(first.folder))
+    events.Reload()
+    shown = events.Tensors("sample/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert shown == "\n".join(f"    {line}" for line in sample.splitlines())  # Markdown leaves it as it is
     assert torch.equal(  # samples use no random numbers of the run's
         *(
             torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["network.head.weight"]
