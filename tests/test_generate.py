@@ -116,13 +116,19 @@ def test_a_reader_that_has_enough(hello, tmp_path):
 def test_ctrl_c_ends_a_text(hello, tmp_path):
     command = [sys.executable, str(ROOT / "scripts" / "generate.py"), hello, "length=1000000000"]
     with (tmp_path / "text").open("wb") as file:
-        job = subprocess.Popen(command, stdout=file, stderr=subprocess.PIPE, cwd=tmp_path)
-    while not (tmp_path / "text").stat().st_size:
-        assert job.poll() is None
-        time.sleep(0.1)
-    job.send_signal(signal.SIGINT)
-    assert job.communicate(timeout=60)[1] == b""
-    assert job.returncode == 130
+        job = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.PIPE, cwd=tmp_path,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+        )  # fmt: skip
+    try:
+        while not (tmp_path / "text").stat().st_size:
+            assert job.poll() is None
+            time.sleep(0.1)
+        job.send_signal(signal.SIGINT)
+        assert job.communicate(timeout=60)[1] == b""
+        assert job.returncode == 130
+    finally:
+        job.kill()
 
 
 def test_bytes_are_written_as_text(raw, script):
