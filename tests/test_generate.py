@@ -113,13 +113,18 @@ def test_a_reader_that_has_enough(hello, tmp_path):
         assert job.wait(60) == 0
 
 
+# a shell's background jobs ignore Ctrl-C, and so would what they start
+HEED = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
 def test_ctrl_c_ends_a_text(hello, tmp_path):
-    command = [sys.executable, str(ROOT / "scripts" / "generate.py"), hello, "length=1000000000"]
+    script = [sys.executable, str(ROOT / "scripts" / "generate.py"), hello, "length=1000000000"]
     with (tmp_path / "text").open("wb") as file:
-        job = subprocess.Popen(
-            command, stdout=file, stderr=subprocess.PIPE, cwd=tmp_path,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
-        )  # fmt: skip
+        job = subprocess.Popen([sys.executable, "-c", HEED, *script[1:]], stdout=file, stderr=subprocess.PIPE)
     try:
         while not (tmp_path / "text").stat().st_size:
             assert job.poll() is None
