@@ -97,7 +97,8 @@ def _plain(cfg: DictConfig, steps: int) -> float:
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
         optimizer.step()
-        state = each(state, torch.Tensor.detach)
+        if goes_on:
+            state = each(state, torch.Tensor.detach)
     return _now() - start
 
 

@@ -26,6 +26,7 @@ from rnnlab.data.text import Pieces, WholeText
 from rnnlab.errors import UserError, require
 from rnnlab.spec import IGNORED
 from rnnlab.tasks.char import CharModel
+from rnnlab.vocabulary import Decoder
 
 STREAMS, PIECE = 32, 256  # sequences and characters that are scored at once
 
@@ -93,7 +94,7 @@ def _stream(model: CharModel, how: SimpleNamespace) -> None:
 
 
 def _decode(model: CharModel, tokens: Iterator[Tensor]) -> Iterator[str]:
-    decoder = model.vocabulary.decoder()
+    decoder = Decoder(model.vocabulary)
     for token in tokens:
         yield decoder(token.tolist())
     yield decoder([], final=True)

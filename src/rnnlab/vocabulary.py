@@ -62,15 +62,11 @@ class Vocabulary:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of some tokens; bytes that are not UTF-8 become the replacement character."""
-        return self.decoder()(tokens, final=True)
-
-    def decoder(self) -> "Decoder":
-        """A decoder that takes tokens as they come."""
-        return Decoder(self)
+        return Decoder(self)(tokens, final=True)
 
 
 class Decoder:
-    """Decodes piece by piece: bytes wait until their character is complete."""
+    """Decodes tokens as they come: bytes wait until their character is complete."""
 
     def __init__(self, vocabulary: Vocabulary):
         self.signs = vocabulary.signs

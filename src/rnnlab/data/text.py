@@ -21,7 +21,7 @@ from rnnlab.vocabulary import Vocabulary
 
 WARM_UP = 512  # characters that a stream of validation reads before its first prediction counts
 SPLITS: tuple[Split, ...] = ("train", "val", "test")  # in the order of the text
-MANY_SIGNS = 10_000  # in one vocabulary: more than the characters of a Chinese newspaper
+MANY_SIGNS = 10_000  # in one vocabulary, above which a text has most likely been decoded wrongly
 
 
 class Cut(NamedTuple):
