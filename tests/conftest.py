@@ -2,9 +2,13 @@
 
 import argparse
 import json
+import logging
+import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,10 +33,21 @@ class Result(subprocess.CompletedProcess):
 TEXT = Path(argparse.__file__)  # real text of a hundred thousand characters
 
 
+# one thread a process: two tests run at once on two cores
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+
+# A script's seconds are nearly all imports, so scripts are forked off a process that has them behind it
+server = multiprocessing.get_context("forkserver")
+server.set_forkserver_preload(
+    ["conftest", "rnnlab.run", "rnnlab.generate", "rnnlab.data.text", "torch.utils.tensorboard", "torch._dynamo"]
+)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Encoded texts are kept for this session only."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # for the server, too
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
         yield
 
@@ -52,22 +67,55 @@ def script(tmp_path: Path) -> Any:
     def call(
         name: str, *arguments: str, folder: str = "run", check: bool = True, stdin: str = "", **environment: str
     ) -> Result:
-        command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *arguments]
+        command = [str(ROOT / "scripts" / f"{name}.py"), *arguments]
         if (
             name != "generate"
             and "-m" not in arguments
             and not any(argument.startswith("hydra.run.dir") for argument in arguments)
         ):
             command.append(f"hydra.run.dir={tmp_path / folder}")
-        # one thread a process: two tests run at once on two cores
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120", **environment}
-        done = subprocess.run(
-            command, cwd=tmp_path, env=env, input=stdin, capture_output=True, text=True, timeout=300, check=False
-        )
-        result = Result(done.args, done.returncode, done.stdout, done.stderr)
+        anew = any(key.startswith("PYTHON") for key in environment)  # what only a new interpreter heeds
+        start = new_interpreter if anew else forked
+        result = start(command, stdin, tmp_path, {**os.environ, **ENVIRONMENT, **environment})
         result.folder = tmp_path / folder
         if check:
             assert result.returncode == 0, result.stderr
         return result
 
     return call
+
+
+def new_interpreter(command: list[str], stdin: str, folder: Path, environment: dict[str, str]) -> Result:
+    done = subprocess.run(
+        [sys.executable, *command], cwd=folder, env=environment, input=stdin, capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+    return Result(done.args, done.returncode, done.stdout, done.stderr)
+
+
+def forked(command: list[str], stdin: str, folder: Path, environment: dict[str, str]) -> Result:
+    with tempfile.TemporaryDirectory() as aside:
+        streams = [Path(aside) / name for name in ("stdin", "stdout", "stderr")]
+        streams[0].write_text(stdin)
+        process = server.Process(target=_script, args=(command, streams, folder, environment))
+        process.start()
+        process.join(300)
+        if process.exitcode is None:
+            process.kill()
+            raise subprocess.TimeoutExpired(command, 300)
+        return Result(command, process.exitcode, *(stream.read_text() for stream in streams[1:]))
+
+
+def _script(command: list[str], streams: list[Path], folder: Path, environment: dict[str, str]) -> None:
+    """In the new process: become `python command < stdin > stdout 2> stderr`."""
+    for number, path in enumerate(streams):
+        os.dup2(os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.stdin = os.fdopen(0)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = command
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):  # imported before Hydra, they log by themselves
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+    runpy.run_path(command[0], run_name="__main__")
