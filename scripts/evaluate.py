@@ -1,7 +1,5 @@
 """Test metrics of a checkpoint: python scripts/evaluate.py ckpt=PATH"""
 
-import sys
-
 import hydra
 from omegaconf import DictConfig
 
@@ -17,6 +15,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    # single values change those in the checkpoint, which Hydra does not know: ++ sets what is there and what is not
-    sys.argv[1:] = [f"++{argument}" if argument.startswith("data.") else argument for argument in sys.argv[1:]]
+    cli.add_keys("data")
     cli.run(main)

@@ -107,31 +107,8 @@ def test_data_depend_on_their_own_seed_only(make):
     assert not torch.equal(first, batch(1))
 
 
-def test_waves_split_by_time():
-    data = WavesData(num_series=2, length=100, window=10)
-    data.setup("fit")
-    mean, deviation = data.spec.scale
-    series = data._series()
-    standard = (series - mean) / deviation
-    targets = {split: data.splits[split][torch.arange(len(data.splits[split]))][1] for split in data.splits}
-    assert {split: len(y) // 2 for split, y in targets.items()} == {"train": 60, "val": 15, "test": 15}
-    torch.testing.assert_close(targets["val"][:15, 0], standard[0, 70:85])
-    torch.testing.assert_close(targets["test"][15:, 0], standard[1, 85:])
-    train = series[:, :70]
-    assert (mean, deviation) == (train.mean().item(), train.std().item())
-
-
-def test_waves_windows_end_before_their_target():
-    data = WavesData(num_series=2, length=100, window=10)
-    data.setup("fit")
-    x, y = data.splits["train"][torch.tensor([0, 1])]
-    assert x.shape == (2, 10, 1)
-    torch.testing.assert_close(x[1, -1], y[0])
-    assert data.splits["train"].views.untyped_storage().nbytes() == 2 * 100 * 4  # not a copy for each window
-
-
 def test_a_spec_set_beforehand_stays():
-    data, other = WavesData(seed=0), WavesData(seed=1)
+    data, other = (WavesData(seed=seed, context=20, horizon=5) for seed in (0, 1))
     data.setup("fit")
     other.spec = data.spec
     other.setup("test")

@@ -222,11 +222,11 @@ def test_every_wrong_value_is_one_fault(fault, right):
 
 
 def test_a_checkpoint_of_another_task(script):
-    other = script("train", "model=regressor", "data=waves", "debug=fast", "callbacks=none", "logger=none")
+    other = script("train", "model=forecaster", "data=waves", "debug=fast", "callbacks=none", "logger=none")
     ckpt = other.folder / "checkpoints" / "best.ckpt"
     refused = script("generate", f"ckpt={ckpt}", check=False)
     assert refused.returncode == 1
-    assert f"ckpt={ckpt} holds a SequenceRegressor" in refused.stderr
+    assert f"ckpt={ckpt} holds a Forecaster" in refused.stderr
     assert "model=char" in refused.stderr
 
 

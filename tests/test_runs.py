@@ -117,7 +117,7 @@ def test_every_pair_trains_with_every_cell_or_says_what_fits(model, data, script
     [
         ("experiment=tutorial/hello", "cell=lstm"),
         ("experiment=tutorial/classify_random",),
-        ("model=regressor", "data=waves"),
+        ("model=forecaster", "data=waves"),
     ],
 )
 def test_evaluate_gives_the_metrics_of_training_to_the_last_digit(overrides, script):
@@ -229,16 +229,23 @@ def test_resume_is_exact_in_the_middle_of_an_epoch_and_with_dropout(script):
         ("trainer.precision=bf16-mixed", "trainer.gradient_clip_val=1.0"),
         ("cell=lstm", "+cell.proj_size=4", "cell.bidirectional=true", "cell.num_layers=2", "cell.dropout=0.1"),
         ("trainer.limit_val_batches=0",),
-        ("debug=fast", "data.batch_size=1"),  # R2 of one sample is undefined
+        ("debug=fast", "data.batch_size=1"),
     ],
     ids=["NAdam", "StepLR", "plateau", "float64", "bf16", "projected", "no-validation", "one-sample"],
 )
 def test_settings_of_torch_and_lightning_work(overrides, script):
-    small = ("model=regressor", "data=waves", "data.num_series=1", "data.length=200", "trainer.max_epochs=2")
+    small = ("model=forecaster", "data=waves", "data.num_series=1", "data.length=200", "trainer.max_epochs=2")
     result = script("train", *small, *overrides)
     assert "Error" not in result.stderr
     assert checkpoint.load(result.folder / "checkpoints" / "best.ckpt")["state_dict"]
     assert result.metrics["test/loss"] > 0
+
+
+def test_r2_of_a_single_sample_is_undefined(script):
+    one = ("model=regressor", "data=random", "data.target=values", "debug=fast", "data.batch_size=1")
+    metrics = script("train", *one).metrics
+    assert metrics["test/r2"] is None
+    assert metrics["test/loss"] > 0
 
 
 def test_accumulated_gradients_leave_the_loss_as_it_is(script):
@@ -307,14 +314,14 @@ def test_a_checkpoint_is_built_from_named_targets_only():
         checkpoint.build({"a": [{"_target_": "rnnlab.checkpoint.torch.load"}]}, "x.ckpt")
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "generate", "benchmark"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "generate", "forecast", "benchmark"])
 def test_help_and_completion_are_instant(name, script):
     for arguments in (("--help",), ("-sc", "query=bash")):
         env = {"COMP_LINE": f"python scripts/{name}.py data=", "COMP_POINT": "99", "PYTHONPROFILEIMPORTTIME": "1"}
         done = script(name, *arguments, **env)
         assert "hydra" in done.stderr
-        assert arguments[0] != "-sc" or name == "generate" or "data=waves" in done.stdout.split()
+        assert arguments[0] != "-sc" or name in ("generate", "forecast") or "data=waves" in done.stdout.split()
         assert not re.search(r"\| +(torch|lightning|matplotlib)$", done.stderr, re.MULTILINE)
     helped = script(name, "--help").stdout
     assert f"python scripts/{name}.py" in helped
-    assert name == "generate" or f"data: {', '.join(options('data'))}" in helped
+    assert name in ("generate", "forecast") or f"data: {', '.join(options('data'))}" in helped

@@ -75,12 +75,12 @@ def test_a_sweep_serves_both_losses_of_every_job(script, board, tmp_path):
 
 
 def test_waves_serve_a_figure_at_each_validation(script, board, tmp_path):
-    result = script("train", "model=regressor", "data=waves", "trainer.max_epochs=3",
+    result = script("train", "model=forecaster", "data=waves", "data.epoch_steps=75", "trainer.max_epochs=3",
                     f"hydra.run.dir={tmp_path}/logs/run")  # fmt: skip
-    wait_for(lambda: "prediction" in board("plugin/images/tags").get("run", {}))
-    images = board("plugin/images/images", run="run", tag="prediction", sample=0)
+    wait_for(lambda: "val_forecast" in board("plugin/images/tags").get("run", {}))
+    images = board("plugin/images/images", run="run", tag="val_forecast", sample=0)
     assert [image["step"] for image in images] == [75, 150, 225]
-    for name in ("loss", "prediction"):
+    for name in ("loss", "val_forecast", "val_error_by_step", "test_forecast", "test_error_by_step"):
         assert (tmp_path / "logs" / "run" / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "step 225/225" in result.stdout
 
@@ -88,19 +88,19 @@ def test_waves_serve_a_figure_at_each_validation(script, board, tmp_path):
 def test_hparams_show_the_settings_and_metrics_of_every_run(script, board, tmp_path):
     """TensorBoard once took the columns of whichever run it read first."""
     script("train", "data=hello", f"hydra.run.dir={tmp_path}/logs/hello")
-    script("train", "-m", "model=regressor", "data=waves", "data.window=10,20", "trainer.max_epochs=1",
+    script("train", "-m", "model=forecaster", "data=waves", "data.context=10,20", "trainer.max_epochs=1",
            f"hydra.sweep.dir={tmp_path}/logs/waves")  # fmt: skip
 
     wait_for(lambda: len(board("plugin/scalars/tags")) == 3)
     experiment = board("plugin/hparams/experiment", request="{}")
     columns = {column["name"]: column.get("differs") for column in experiment["hparamInfos"]}
-    assert columns["data.window"]
+    assert columns["data.context"]
     assert columns["model"]
     assert not columns["seed"]
     metrics = {column["name"]["tag"] for column in experiment["metricInfos"]}
-    assert {"test/accuracy", "test/r2"} <= metrics
+    assert {"test/accuracy", "test/mase"} <= metrics
     request = json.dumps({"startIndex": 0, "sliceSize": 100, "allowedStatuses": ["STATUS_SUCCESS"]})
     rows = board("plugin/hparams/session_groups", request=request)["sessionGroups"]
     measured = [{value["name"]["tag"] for value in row["metricValues"]} for row in rows]
-    assert len([tags for tags in measured if "test/r2" in tags]) == 2
+    assert len([tags for tags in measured if "test/mase" in tags]) == 2
     assert len([tags for tags in measured if "test/perplexity" in tags]) == 1

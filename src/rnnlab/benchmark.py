@@ -20,7 +20,6 @@ from rnnlab.check import check
 from rnnlab.console import tell
 from rnnlab.devices import check_devices
 from rnnlab.errors import require
-from rnnlab.network import each
 
 
 def benchmark(cfg: DictConfig) -> None:
@@ -82,23 +81,20 @@ def _plain(cfg: DictConfig, steps: int) -> float:
     datamodule, model = run.make_parts(cfg)
     on_gpu = cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
-    network = model.network.to(device)
-    optimizer = instantiate(cfg.optim.optimizer)(network.parameters())
+    model.to(device)
+    optimizer = instantiate(cfg.optim.optimizer)(model.parameters())
     batches = _epochs(datamodule.train_dataloader())
-    state: Any = None
     clip = cfg.trainer.gradient_clip_val
     start = _now()
-    for x, y, *goes_on in islice(batches, steps):
+    for loaded in islice(batches, steps):
+        batch = datamodule.transfer_batch_to_device(loaded, device, 0)
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.trainer.precision == "bf16-mixed"):
-            out, state = network(x.to(device), state if goes_on == [True] else None)
-            loss = model.loss(out, y.to(device))
+            loss = model.loss(*model.read(batch, "train"))
         optimizer.zero_grad()
         loss.backward()
         if clip is not None:
-            torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
-        if goes_on:
-            state = each(state, torch.Tensor.detach)
     return _now() - start
 
 

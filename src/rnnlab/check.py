@@ -1,6 +1,7 @@
 """The composed config, checked before anything is read or started."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -22,6 +23,19 @@ def _is_split(value: Any) -> bool:
     return all(map(_number(0), shares)) and abs(sum(shares) - 1) < 1e-6
 
 
+def _is_part(value: Any) -> bool:
+    return _number(0, 1)(value) or _whole(1)(value)
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _are_levels(value: Any) -> bool:
+    inside = isinstance(value, list) and len(value) > 0 and all(_number(0, 1)(level) and level > 0 for level in value)
+    return inside and all(low < high for low, high in pairwise(value))
+
+
 _SIZE = (_whole(1), "a whole number, 1 or more")
 _PAIR = (_whole(2), "a whole number, 2 or more")
 _AMOUNT = (_number(0), "a number, 0 or more")
@@ -29,12 +43,25 @@ _AMOUNT = (_number(0), "a number, 0 or more")
 # by name, whatever the group: a name means the same in every cell and every dataset
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("hidden_size", "num_layers", "batch_size", "seq_len", "input_size", "output_size"), _SIZE),
-    **dict.fromkeys(("num_train", "num_series", "num_waves", "length", "window", "repeats"), _SIZE),
-    **dict.fromkeys(("min_count", "num_samples"), _SIZE),
+    **dict.fromkeys(("num_train", "num_series", "num_waves", "length", "repeats"), _SIZE),
+    **dict.fromkeys(("min_count", "num_samples", "context", "horizon", "season", "stride"), _SIZE),
     **dict.fromkeys(("log_every_n_steps", "accumulate_grad_batches", "check_val_every_n_epoch", "num_nodes"), _SIZE),
     **dict.fromkeys(("num_val", "num_test"), _PAIR),
-    **dict.fromkeys(("momentum", "weight_decay", "noise", "trend"), _AMOUNT),
-    "epoch_steps": (lambda value: value is None or _SIZE[0](value), f"{_SIZE[1]}, or null"),
+    **dict.fromkeys(("momentum", "weight_decay", "noise", "shift", "trend"), _AMOUNT),
+    **dict.fromkeys(("epoch_steps", "patch"), (lambda value: value is None or _SIZE[0](value), f"{_SIZE[1]}, or null")),
+    **dict.fromkeys(("val", "test"), (_is_part, "a share from 0 to below 1, or a whole number of steps")),
+    **dict.fromkeys(("covariates", "future_covariates"), (_are_names, "a list of columns")),
+    "target": (lambda value: isinstance(value, str) or (_are_names(value) and value), "a column, or a list of columns"),
+    "quantiles": (_are_levels, "numbers between 0 and 1, rising"),
+    "loss": (lambda value: value in ("pinball", "mae", "huber", "mse"), "pinball, mae, huber or mse"),
+    "norm": (lambda value: value in ("last", "std", "mean", "none"), "last, std, mean or none"),
+    "head": (lambda value: value in ("direct", "recursive"), "direct or recursive"),
+    "log": (lambda value: value is None or isinstance(value, bool), "true, false or null"),
+    "fill": (lambda value: value in (None, "linear", "ffill"), "linear, ffill or null"),
+    "calendar": (
+        lambda value: isinstance(value, list) and set(value) <= {"hour", "day_of_week", "month", "day_of_year"},
+        "a list of hour, day_of_week, month, day_of_year",
+    ),
     "lr": (lambda value: _number(0)(value) and value > 0, "a number above 0"),
     **dict.fromkeys(("dropout", "label_smoothing", "warmup"), (_number(0, 1), "a number from 0 to below 1")),
     "embedding": (lambda value: value is None or _SIZE[0](value), f"{_SIZE[1]}, or null"),
@@ -45,7 +72,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "top_k": (_whole(0), "a whole number; 0 keeps all"),
     "top_p": (lambda value: _number(0)(value) and 0 < value <= 1, "a number above 0, at most 1"),
     "seed": (lambda value: _whole(0)(value) and value < 2**32, "a whole number, 0 or more and below 2^32"),
-    **dict.fromkeys(("bidirectional", "tied"), (lambda value: isinstance(value, bool), "true or false")),
+    **dict.fromkeys(("bidirectional", "tied", "backtest"), (lambda value: isinstance(value, bool), "true or false")),
     "nonlinearity": (lambda value: value in ("tanh", "relu"), "tanh or relu"),
     "interval": (lambda value: value in ("step", "epoch"), "step or epoch"),
     "max_epochs": (lambda value: value is None or value == -1 or _SIZE[0](value), f"{_SIZE[1]}, or -1 for no end"),

@@ -199,6 +199,24 @@ def build(config: dict[str, Any], path: str | Path, **kwargs: Any) -> Any:
         raise UserError(f"ckpt={path} describes what cannot be built: {error}") from error
 
 
+def load_parts(path: str | Path, data: dict[str, Any]) -> tuple[Any, Any]:
+    """The trained model of a checkpoint and its data, not set up yet.
+
+    **Arguments:**
+
+    - `data`: settings that differ from those in training; with a `_target_`, other data.
+
+    **Raises:** `UserError`, see `load`, `build` and `load_weights`.
+    """
+    saved = load(path)
+    model = build(saved["rnnlab"]["model"], path, spec=saved["hyper_parameters"]["spec"])
+    load_weights(model, saved, path)
+    datamodule = build(data if "_target_" in data else {**saved["rnnlab"]["data"], **data}, path)
+    if model.kind in datamodule.kinds:
+        datamodule.spec = model.spec
+    return model, datamodule
+
+
 def load_weights(model: pl.LightningModule, checkpoint: dict[str, Any], path: str | Path) -> None:
     """Give a model that was built from a checkpoint its weights.
 

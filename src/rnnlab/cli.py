@@ -47,6 +47,11 @@ def take_literally(*keys: str) -> dict[str, str]:
     return taken
 
 
+def add_keys(section: str) -> None:
+    """Let `section.KEY=VALUE` set what is in a checkpoint, which Hydra does not know: ++ sets what is there or not."""
+    sys.argv[1:] = [f"++{argument}" if argument.startswith(f"{section}.") else argument for argument in sys.argv[1:]]
+
+
 @contextmanager
 def one_message() -> Iterator[None]:
     """Around a single job: end it as `run` does. In a sweep the exception goes on, for Hydra to name the job."""

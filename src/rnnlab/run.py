@@ -11,7 +11,6 @@ import lightning.pytorch as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
-from rich.table import Table
 
 from rnnlab import checkpoint, conf
 from rnnlab.check import check
@@ -63,16 +62,9 @@ def evaluate(cfg: DictConfig) -> None:
     """Test the checkpoint `cfg.ckpt` on the data that it was trained for, or on `cfg.data`."""
     check_devices(cfg.trainer)
     quiet()
-    saved = checkpoint.load(cfg.ckpt)
     data: Any = OmegaConf.to_container(cfg.data, resolve=True)
-    data = data if "_target_" in data else {**saved["rnnlab"]["data"], **data}
     check(OmegaConf.create({"data": data}))
-    spec = saved["hyper_parameters"]["spec"]
-    model = checkpoint.build(saved["rnnlab"]["model"], cfg.ckpt, spec=spec)
-    checkpoint.load_weights(model, saved, cfg.ckpt)
-    datamodule = checkpoint.build(data, cfg.ckpt)
-    if model.kind in datamodule.kinds:
-        datamodule.spec = model.spec
+    model, datamodule = checkpoint.load_parts(cfg.ckpt, data)
     datamodule.prepare_data()
     datamodule.setup("test")
     _check_same_sizes(model, datamodule)
@@ -128,6 +120,8 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*dataloader is not resumable.*")
     # the curves have a point at each validation, however short an epoch is
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
+    # there may be no validation part
+    warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")
     # lightning 2.6 calls what torch 2.13 deprecates
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*")
 
@@ -200,7 +194,7 @@ def _mismatch(reads: str, given: str) -> str:
 
 def _check_same_sizes(model: Task, datamodule: SequenceData) -> None:
     here, there = datamodule.spec, model.spec
-    for name in ("kind", "input_size", "output_size"):
+    for name in ("kind", "input_size", "output_size", "horizon"):
         if getattr(here, name) != getattr(there, name):
             raise UserError(
                 f"The data have {name} {getattr(here, name)}, the checkpoint was trained for {getattr(there, name)}."
@@ -246,10 +240,7 @@ def _tell(trainer: pl.Trainer, model: Task, datamodule: SequenceData, folder: Pa
     scores = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith(split)}
     defined = {name: score if math.isfinite(score) else None for name, score in scores.items()}  # JSON has no nan
     (folder / "metrics.json").write_text(json.dumps(defined, indent=2) + "\n", encoding="utf-8")
-    table = Table("metric", "value")
-    for name, score in scores.items():
-        table.add_row(name, repr(score))
-    tell(table)
+    tell(model.table(scores))
     model.eval()  # without dropout
     if (text := model.text(datamodule.example(1))) is not None:
         tell(text)

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from rnnlab.errors import require
 
-Kind = Literal["tokens", "labels", "values"]
+Kind = Literal["tokens", "labels", "values", "series"]
 IGNORED = -100  # a target that does not count: what torch's cross entropy leaves out
 
 
@@ -18,11 +18,19 @@ class SequenceSpec:
     - `kind`: what the targets are. `tokens`: the next sign at every step, x and y are (batch, time) integers.
       `labels`: one class a sequence, x is (batch, time, features), y is (batch,) integers.
       `values`: x is (batch, time, features), y is (batch, values).
+      `series`: x is (batch, time, features), of which the first are the targets so far, and y their next steps,
+      (batch, horizon, targets).
     - `input_size`: features a step; for tokens the size of the vocabulary.
     - `output_size`: classes or values to predict.
     - `seq_len`: steps of a sequence.
     - `vocab`: for tokens, the sign of every index; empty if tokens are bytes.
-    - `scale`: for standardised values, (mean, standard deviation) of the training part on the original scale.
+    - `horizon`, `season`: for series, the steps to forecast, and those after which a series repeats itself.
+    - `targets`: for series, their names.
+    - `scale`: for series, (mean, standard deviation) of each column in the training part.
+    - `log_scale`: for series, the same of each target's logarithm; empty for a target that is not always positive.
+    - `grows`: for series, whether a target's swings grow with its level.
+    - `num_windows`: for series, how many windows the training part has.
+    - `freq`: for series, the step of the time column, as pandas writes it.
     """
 
     kind: Kind
@@ -30,12 +38,20 @@ class SequenceSpec:
     output_size: int
     seq_len: int
     vocab: tuple[str, ...] = ()
-    scale: tuple[float, float] | None = None
+    horizon: int = 0
+    season: int = 1
+    targets: tuple[str, ...] = ()
+    scale: tuple[tuple[float, ...], ...] = ()
+    log_scale: tuple[tuple[float, ...], ...] = ()
+    grows: tuple[bool, ...] = ()
+    num_windows: int = 0
+    freq: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("vocab", "scale"):  # a config gives lists
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, tuple(value))
+        for name in ("vocab", "targets", "grows"):  # a checkpoint gives lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("scale", "log_scale"):
+            object.__setattr__(self, name, tuple(map(tuple, getattr(self, name))))
         if self.kind == "tokens" and self.vocab:
             signs = {sign for sign in self.vocab if isinstance(sign, str) and len(sign) == 1}
             require(

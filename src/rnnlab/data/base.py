@@ -141,8 +141,8 @@ class SequenceData(pl.LightningDataModule):
             self.splits = self.make()
 
     def example(self, size: int) -> Any:
-        """The first `size` samples of the validation set, as one batch (x, y)."""
-        dataset = self.splits["val"]
+        """The first `size` samples of the validation set, or of the training set if there is none, as one batch."""
+        dataset = self.splits.get("val", self.splits["train"])
         return dataset[torch.arange(min(size, len(dataset)))]  # type: ignore[index, arg-type]
 
     def state_dict(self) -> dict[str, Any]:
@@ -164,8 +164,7 @@ class SequenceData(pl.LightningDataModule):
         return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        x, y, *rest = batch
-        return x.to(device, non_blocking=True), y.to(device, non_blocking=True), *rest
+        return tuple(part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in batch)
 
     def train_dataloader(self) -> DataLoader:
         if (overfit := self._overfit_loader()) is not None:

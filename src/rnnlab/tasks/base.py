@@ -9,6 +9,8 @@ import lightning.pytorch as pl
 import torch
 from hydra.utils import instantiate
 from matplotlib.figure import Figure
+from rich.console import RenderableType
+from rich.table import Table
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -33,16 +35,20 @@ class MeanLoss(Metric):
 
     Unlike `torchmetrics.MeanMetric` it lets a loss that is not a number show, and weighs batches while it does. What
     rounding takes from the sum is kept beside it (Kahan 1965), so that the mean over a long text is exact in float32.
+
+    **Arguments:**
+
+    - `shape`: of the sums, if they are several.
     """
 
     total: Tensor
     excess: Tensor  # of the total over what was added
     count: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, *shape: int) -> None:
         super().__init__()
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("excess", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros(shape), dist_reduce_fx="sum")
+        self.add_state("excess", torch.zeros(shape), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, total: Tensor, count: int | Tensor) -> None:
@@ -75,7 +81,7 @@ class Task(pl.LightningModule):
 
     kind: ClassVar[Kind]
     readout: ClassVar[Literal["last", "all"]] = "last"
-    loss_label: ClassVar[str]  # for the axis of a picture, with the unit
+    loss_label: str  # for the axis of a picture, with the unit
 
     def __init__(self, cell: dict[str, Any], optim: dict[str, Any], spec: dict[str, Any], **network: Any):
         super().__init__()
@@ -84,7 +90,7 @@ class Task(pl.LightningModule):
         self.spec = SequenceSpec(**spec)
         if self.spec.kind != self.kind:
             raise UserError(f"{type(self).__name__} reads {self.kind}, the data are {self.spec.kind}.")
-        self.network = SimpleRNN(cell, self.spec.input_size, self.spec.output_size, self.readout, **network)
+        self.network: Any = self.make_network(cell, **network)
         self.metrics = nn.ModuleDict({split: nn.ModuleDict(self._metrics()) for split in ("val", "test")})
         self.loaded_state: Any = None
         self.states: dict[str, Any] = {}  # what the last batch of a split left, for the next to go on from
@@ -96,6 +102,10 @@ class Task(pl.LightningModule):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
+
+    def make_network(self, cell: dict[str, Any], **network: Any) -> nn.Module:
+        """What gives `(out, state)` for `(x, state)`."""
+        return SimpleRNN(cell, self.spec.input_size, self.spec.output_size, self.readout, **network)
 
     def loss(self, out: Tensor, y: Tensor) -> Tensor:
         """The mean over all predictions in `out` of what each costs given its target in `y`; a scalar."""
@@ -113,9 +123,16 @@ class Task(pl.LightningModule):
         """What the network makes of a batch, for people to read; `None` if there is nothing to read."""
         return None
 
-    def figure(self, batch: Batch) -> Figure | None:
-        """What the network makes of a batch, for people to look at; `None` if there is nothing to see."""
-        return None
+    def figures(self, datamodule: Any, split: str) -> dict[str, Figure]:
+        """What the network makes of the validation or test part, for people to look at, by name."""
+        return {}
+
+    def table(self, scores: dict[str, float]) -> RenderableType:
+        """The metrics of a part as people read them."""
+        table = Table("metric", "value")
+        for name, score in scores.items():
+            table.add_row(name, repr(score))
+        return table
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """See `SimpleRNN.forward`."""
@@ -222,9 +239,10 @@ class Task(pl.LightningModule):
         return out.flatten(0, -2), y.flatten()
 
     def _report(self, split: str) -> None:
-        scores = {}
+        scores: dict[str, float] = {}
         for name, metric in self._split(split):
-            scores[name] = metric.compute().item()
+            score = metric.compute()
+            scores |= score if isinstance(score, dict) else {name: score.item()}
             metric.reset()
         scores |= self.derived(scores["loss"])
         # every rank holds the same figures, torchmetrics has gathered them; loggers get them from the callbacks

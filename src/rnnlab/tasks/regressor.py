@@ -6,7 +6,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics import MeanAbsoluteError, Metric, R2Score
 
-from rnnlab.tasks.base import Batch, Task
+from rnnlab.data.base import SequenceData
+from rnnlab.tasks.base import Task
+
+SHOWN, SCATTERED = 200, 512  # sequences in each half of the picture
 
 
 class R2(R2Score):
@@ -35,19 +38,18 @@ class SequenceRegressor(Task):
     def flatten(self, out: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return out, y
 
-    def figure(self, batch: Batch, shown: int = 200) -> Figure:
-        """Prediction and truth of the batch's first `shown` sequences, side by side, and of all against each other."""
-        x, y = batch
-        truth = y[:, 0].cpu()
+    def figures(self, datamodule: SequenceData, split: str) -> dict[str, Figure]:
+        """Prediction and truth of the validation set's first sequences, side by side and against each other."""
+        if split != "val":
+            return {}
+        x, y = datamodule.example(SCATTERED)
+        truth = y[:, 0]
         predicted = self.network(x.to(self.device))[0][:, 0].float().cpu()
-        if self.spec.scale is not None:
-            mean, deviation = self.spec.scale
-            truth, predicted = truth * deviation + mean, predicted * deviation + mean
         figure = Figure(figsize=(9.5, 3.8), layout="constrained")
         lines, scatter = figure.subplots(1, 2, width_ratios=(2, 1))
-        lines.plot(truth[:shown], color="black", linewidth=1.2, label="truth")
-        lines.plot(predicted[:shown], color="tab:orange", linewidth=1.2, label="prediction")
-        lines.set(xlabel="sequence or window of the validation set", ylabel="value")
+        lines.plot(truth[:SHOWN], color="black", linewidth=1.2, label="truth")
+        lines.plot(predicted[:SHOWN], color="tab:orange", linewidth=1.2, label="prediction")
+        lines.set(xlabel="sequence of the validation set", ylabel="value")
         lines.legend(loc="upper right")
         scatter.scatter(truth, predicted, s=8, alpha=0.5, color="tab:orange")
         scatter.axline((0, 0), slope=1, color="black", linewidth=0.8)
@@ -55,4 +57,4 @@ class SequenceRegressor(Task):
         margin = 0.05 * (high - low) or 1.0
         limits = (low - margin, high + margin)
         scatter.set(xlabel="truth", ylabel="prediction", xlim=limits, ylim=limits, aspect="equal")
-        return figure
+        return {"prediction": figure}

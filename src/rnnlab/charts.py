@@ -1,0 +1,81 @@
+"""Pictures of forecasts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from rnnlab.scores import median
+
+
+@dataclass
+class Forecast:
+    """One series of one target and what was forecast of it, for a chart.
+
+    **Arguments:**
+
+    - `title`, `target`: names of the series, if there are several, and of what is forecast.
+    - `times`, `truth`: (steps,) what is known.
+    - `ahead`, `values`: (forecasts, horizon) times, and (forecasts, horizon, quantiles) values.
+    """
+
+    title: str
+    target: str
+    times: np.ndarray
+    truth: Tensor
+    ahead: np.ndarray
+    values: Tensor
+
+
+def draw_forecasts(charts: Sequence[Forecast], quantiles: tuple[float, ...], freq: str | None) -> Figure:
+    """Forecasts with their intervals over the truth, a chart below another.
+
+    **Arguments:**
+
+    - `charts`: one or more.
+    - `quantiles`: of the forecasts; the lowest and the highest bound the interval. Empty for a point forecast.
+    - `freq`: the step of the times, as pandas writes it.
+    """
+    figure = Figure(figsize=(9.5, 1.2 + 2.6 * len(charts)), layout="constrained")
+    look: dict[str, Any] = {"color": "tab:orange"}
+    for axes, chart in zip(figure.subplots(len(charts), squeeze=False)[:, 0], charts, strict=True):
+        axes.plot(chart.times, chart.truth, color="black", linewidth=1.2, label="truth")
+        for times, values in zip(chart.ahead, chart.values, strict=True):
+            middle = values[:, median(quantiles)]
+            (line,) = axes.plot(times, middle, linewidth=1.5, marker="." if len(times) < 20 else None, **look)
+            band = axes.fill_between(times, values[:, 0], values[:, -1], alpha=0.25, linewidth=0, **look)
+            axes.axvline(times[0], color="gray", linewidth=0.5, linestyle=":")
+        line.set_label(f"forecast, {len(times)} steps from each dotted line")
+        if len(quantiles) > 1:
+            band.set_label(f"{quantiles[-1] - quantiles[0]:.0%} interval")
+        axes.set_title(chart.title, loc="right", fontsize="small")
+        axes.set_ylabel(chart.target)
+        _time_axis(axes, chart.times, freq)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize="small")
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def draw_errors(errors: dict[str, np.ndarray], unit: str) -> Figure:
+    """The mean absolute error at each step of the horizon, a line for each forecaster."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for (name, values), color in zip(errors.items(), ("tab:orange", "tab:blue", "tab:gray"), strict=False):
+        axes.plot(range(1, len(values) + 1), values, marker="." if len(values) < 50 else None, label=name, color=color)
+    axes.set(xlabel="steps ahead", ylabel=unit, ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def _time_axis(axes: Axes, times: np.ndarray, freq: str | None) -> None:
+    axes.set_xlabel(f"time, in steps of {freq}" if freq else "time" if times.dtype.kind == "M" else "step")
+    if times.dtype.kind == "M":
+        locator = AutoDateLocator()
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))

@@ -1,0 +1,287 @@
+"""Series out of a CSV or Parquet file, on an even grid of times. Every fault of a file is told with its rows."""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from rnnlab.console import tell
+from rnnlab.data.windows import Panel
+from rnnlab.errors import UserError, require
+
+CALENDAR = {"hour": 24, "day_of_week": 7, "month": 12, "day_of_year": 365.2425}  # pandas' names, and their periods
+SHOWN = 3  # faults that a message names
+LOOKED_AT = 10  # rows that tell the step of a column of times: two weeks of business days
+
+TimeAt = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def import_pandas() -> ModuleType:
+    """pandas, which reads files and knows calendars; nothing else needs it."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise UserError(
+            'Series from files need pandas: pip install "rnnlab[data]", in a clone -e ".[data]".'
+        ) from error
+    return pandas
+
+
+def read_panel(
+    path: Path,
+    target: list[str],
+    time: str | None,
+    series_id: str | None,
+    covariates: list[str],
+    future_covariates: list[str],
+    calendar: list[str],
+    fill: str | None,
+    horizon: int,
+) -> Panel:
+    """Read, check and place what a file holds.
+
+    **Arguments:**
+
+    - `path`: a CSV file with a header, or a Parquet file (`.parquet`).
+    - `target`: columns to be forecast.
+    - `time`: column of dates or numbers that orders the rows; `None` takes the rows as they come.
+    - `series_id`: column that tells the series of one long table apart.
+    - `covariates`: columns that are known of the past.
+    - `future_covariates`: columns that are known ahead; the last rows of a series may hold these alone.
+    - `calendar`: what of each time to add to these, as sine and cosine: names in `CALENDAR`.
+    - `fill`: what to put where rows or cells are missing: `linear`, `ffill`, or `None`, which refuses them.
+    - `horizon`: steps that the panel goes on behind the end of each series.
+
+    **Raises:** `UserError` for a file or column that is missing; cells that are empty, infinite or no numbers; times
+    that are unsorted or twice; gaps. Rows are counted from 1, without the header.
+    """
+    pd = import_pandas()
+    numbers = [*target, *covariates, *future_covariates]
+    wanted = [name for name in (*numbers, time, series_id) if name is not None]
+    twice = [name for name, times in Counter(wanted).items() if times > 1]
+    require(not twice, f"data asks for column {', '.join(twice)} more than once.")
+    frame = _read(pd, path, wanted)
+    rows = np.arange(1, len(frame) + 1)
+    cells = np.column_stack([_numbers(pd, path, frame[name]) for name in numbers])
+    series, names = np.zeros(len(frame), dtype=np.int64), [""]
+    if series_id is not None:
+        series, found = pd.factorize(frame[series_id])
+        empty = rows[series < 0]
+        require(not len(empty), f"data.path={path}: {series_id} is empty in {_rows(empty)}.")
+        names = [str(name) for name in found]
+    times = rows if time is None else _times(pd, path, frame[time])
+    del frame
+    if np.count_nonzero(np.diff(series)) >= len(names):  # not one series after the other
+        order = np.argsort(series, kind="stable")
+        rows, cells, series, times = rows[order], cells[order], series[order], times[order]
+    begin = np.flatnonzero(np.diff(series, prepend=-1))
+    if time is None:
+        times = times - times[begin][series] + 1
+    else:
+        _check_order(path, time, times, series, rows)
+    steps, time_at, freq = _grid(pd, path, times, series, begin, horizon)
+
+    count = np.append(steps[begin[1:] - 1], steps[-1]) + 1
+    length = count
+    if future_covariates:
+        told = ~np.isnan(cells[:, : len(target)]).all(1)
+        length = np.maximum.reduceat(np.where(told, steps + 1, 0), begin)
+    size = np.maximum(count, length + horizon)
+    first = size.cumsum() - size
+    end = first + length
+    place = first[series] + steps
+    values = np.full((size.sum(), cells.shape[1]), np.nan)
+    values[place] = cells
+    row_at = np.zeros(len(values), dtype=np.int64)  # 0: the file has no such row
+    row_at[place] = rows
+    whose = np.repeat(np.arange(len(names)), size)
+    times = time_at(whose, np.arange(len(values)) - first[whose])
+    inside = np.arange(len(values)) < end[whose]
+    missing = np.isnan(values) & inside[:, None]
+    if missing.any():
+        faults = f"data.path={path}: {_faults(numbers, row_at, times, missing)}"
+        require(fill is not None, f"{faults} Mend the file, or set data.fill=linear or data.fill=ffill.")
+        begins = _rows(row_at[first[missing[first].any(1)]])
+        require(not missing[first].any(), f"data.path={path}: {begins} cannot be filled: a series begins there.")
+        _fill(values, missing, end[whose], linear=fill == "linear")
+    dated = time is not None and times.dtype.kind == "M"
+    require(dated or not calendar, f"data.calendar={calendar} needs dates: data.time={time or 'null'} gives none.")
+    columns = [values, *(_calendar(pd, name, times) for name in calendar)]
+    return Panel(
+        torch.from_numpy(np.concatenate(columns, axis=1, dtype=np.float32, casting="same_kind")),
+        tuple(target),
+        (*future_covariates, *(f"{part} of {name}" for name in calendar for part in ("sine", "cosine"))),
+        names,
+        first,
+        end,
+        times,
+        freq,
+        missing.any(1) if fill == "linear" and missing.any() else None,
+    )
+
+
+def _read(pd: ModuleType, path: Path, wanted: list[str]) -> Any:
+    require(path.is_file(), f"data.path={path}: there is no such file.")
+    try:
+        if path.suffix in (".parquet", ".pq"):
+            frame = pd.read_parquet(path)
+            frame = frame.reset_index() if any(frame.index.names) else frame
+        else:
+            frame = pd.read_csv(path, usecols=lambda name: name in wanted, skipinitialspace=True)
+            if len(frame.columns) < len(wanted):
+                frame = pd.read_csv(path, nrows=0, skipinitialspace=True)
+    except (ValueError, OSError, ImportError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise UserError(f"data.path={path} cannot be read as a table: {first_line}") from error
+    for name in wanted:
+        require(name in frame, f"data.path={path} has no column {name}. It has: {', '.join(map(str, frame.columns))}.")
+    require(len(frame) > 0, f"data.path={path} has no rows.")
+    return frame
+
+
+def _numbers(pd: ModuleType, path: Path, column: Any) -> np.ndarray:
+    """A column as float64, empty cells as not a number."""
+    values = column
+    if not pd.api.types.is_numeric_dtype(column):
+        values = pd.to_numeric(column.astype(object), errors="coerce")
+        wrong = np.flatnonzero(values.isna() & column.notna())
+        if len(wrong):
+            cells = ", ".join(f"row {row + 1}: {column.iloc[row]!s:.40}" for row in wrong[:SHOWN])
+            raise UserError(f"data.path={path}: {column.name} holds what is no number: {cells}{_more(wrong)}.")
+    values = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    with np.errstate(over="ignore"):
+        infinite = np.flatnonzero(np.isinf(values.astype(np.float32)))
+    require(not len(infinite), f"data.path={path}: {column.name} is infinite in {_rows(infinite + 1)}.")
+    return values
+
+
+def _times(pd: ModuleType, path: Path, column: Any) -> np.ndarray:
+    """A column of times as numpy's datetimes, those with a time zone in UTC, or as numbers."""
+    times = column
+    if not pd.api.types.is_numeric_dtype(column):
+        with warnings.catch_warnings(action="ignore"):  # of a column without one format; what cannot be read is told
+            try:
+                times = pd.to_datetime(column, errors="coerce")
+            except ValueError:  # several time zones
+                times = pd.to_datetime(column, errors="coerce", utc=True)
+    wrong = np.flatnonzero(times.isna())
+    if len(wrong):
+        cells = ", ".join(f"row {row + 1}: {column.iloc[row]!s:.40}" for row in wrong[:SHOWN])
+        raise UserError(f"data.path={path}: {column.name} holds what is no time: {cells}{_more(wrong)}.")
+    return (times.dt.tz_convert(None) if getattr(times.dtype, "tz", None) else times).to_numpy()
+
+
+def _check_order(path: Path, time: str, times: np.ndarray, series: np.ndarray, rows: np.ndarray) -> None:
+    same = np.diff(series) == 0
+    for how, wrong in (
+        ("has the time of", np.flatnonzero(same & (times[1:] == times[:-1]))),
+        ("is earlier than", np.flatnonzero(same & (times[1:] < times[:-1]))),
+    ):
+        faults = ", ".join(
+            f"row {rows[row + 1]} ({_shown(times[row + 1])}) {how} row {rows[row]}" for row in wrong[:SHOWN]
+        )
+        require(
+            not len(wrong), f"data.path={path}: {time} has to rise from row to row of a series: {faults}{_more(wrong)}."
+        )
+
+
+def _grid(
+    pd: ModuleType, path: Path, times: np.ndarray, series: np.ndarray, begin: np.ndarray, horizon: int
+) -> tuple[np.ndarray, TimeAt, str | None]:
+    """The step of each row since its series began, what time a step of a series is, and the frequency.
+
+    Rows whose times are on no even grid are taken as one step each, which is told.
+    """
+    start = times[begin]
+    gaps = np.diff(times)[np.diff(series) == 0]
+    usual = np.sort(gaps)[len(gaps) // 2] if len(gaps) else times.dtype.type(1)
+    if times.dtype.kind == "M":
+        freq = _frequency(pd, times, series)
+        # a fine step and a long gap may be more than memory holds
+        if freq is not None and (times.max() - times.min()) / usual < 1000 * len(times):
+            grid = pd.date_range(times.min(), times.max(), freq=freq)
+            grid = grid.append(pd.date_range(grid[-1], periods=horizon + 1, freq=freq)[1:]).to_numpy()
+            place = np.searchsorted(grid, times)
+            if (grid[place] == times).all():
+                return place - place[begin][series], lambda whose, step: grid[place[begin][whose] + step], freq
+    else:
+        steps = (times - start[series]) / usual
+        whole = np.rint(steps).astype(np.int64)
+        if np.abs(steps - whole).max() < 1e-3:
+            return whole, lambda whose, step: start[whose] + step * usual, None
+    uneven = int(np.argmax(gaps != usual))
+    tell(f"{path}: the times are not evenly spaced (most steps are {_shown(usual)}, one is {_shown(gaps[uneven])}). "
+         "Each row counts as one step.")  # fmt: skip
+    count = np.bincount(series)
+
+    def time_at(whose: np.ndarray, step: np.ndarray) -> np.ndarray:
+        behind = np.maximum(step - count[whose] + 1, 0)
+        return times[begin[whose] + step - behind] + behind * usual
+
+    return np.arange(len(times)) - begin[series], time_at, None
+
+
+def _frequency(pd: ModuleType, times: np.ndarray, series: np.ndarray) -> str | None:
+    """The step that most stretches of the times agree on."""
+    looked_at = min(LOOKED_AT, int(np.bincount(series).max()))
+    places = np.linspace(0, len(times) - looked_at, 50, dtype=np.int64)
+    stretches = [times[row : row + looked_at] for row in places if series[row] == series[row + looked_at - 1]]
+    stretches.append(times[np.flatnonzero(series == np.bincount(series).argmax())][:looked_at])
+    with warnings.catch_warnings(action="ignore"):  # from pandas 4 on it is an offset
+        found = Counter(pd.infer_freq(pd.DatetimeIndex(stretch)) for stretch in stretches if looked_at >= 3)
+    found.pop(None, None)
+    freq = found.most_common(1)[0][0] if found else None
+    return getattr(freq, "freqstr", freq)
+
+
+def _faults(columns: list[str], row_at: np.ndarray, times: np.ndarray, missing: np.ndarray) -> str:
+    """Where rows and cells are missing."""
+    absent = missing.any(1) & (row_at == 0)
+    runs = np.flatnonzero(np.diff(absent.astype(np.int8), prepend=0) == 1)
+    told = []
+    for start in runs:
+        number = int(np.argmin(absent[start:]))
+        told.append(f"after row {row_at[start - 1]} the time{'s' if number > 1 else ''} {_shown(times[start])}"
+                    f"{f' to {_shown(times[start + number - 1])} are' if number > 1 else ' is'} missing")  # fmt: skip
+    for place in np.flatnonzero(missing.any(1) & ~absent):
+        told.append(f"row {row_at[place]}: {', '.join(np.array(columns)[missing[place]])} is empty")
+    return f"{'; '.join(told[:SHOWN])}{_more(told)}."
+
+
+def _fill(values: np.ndarray, missing: np.ndarray, end: np.ndarray, linear: bool) -> None:
+    """Fill missing cells in place, from the last value before or on a line to the next one of the series."""
+    place = np.arange(len(values))
+    for column, holes in zip(values.T, missing.T, strict=True):
+        before = np.maximum.accumulate(np.where(holes, 0, place))
+        after = np.minimum.accumulate(np.where(holes, len(values), place)[::-1])[::-1]
+        hole = np.flatnonzero(holes)
+        low, high = before[hole], after[hole]
+        column[hole] = column[low]
+        if linear:
+            hole, low, high = (part[high < end[hole]] for part in (hole, low, high))
+            column[hole] += (column[high] - column[low]) * (hole - low) / (high - low)
+
+
+def _calendar(pd: ModuleType, name: str, times: np.ndarray) -> np.ndarray:
+    """What a calendar says of times, on a circle: (rows, 2)."""
+    index = pd.DatetimeIndex(times)
+    angle = 2 * np.pi * np.asarray(getattr(index, name), dtype=np.float64) / CALENDAR[name]
+    return np.column_stack((np.sin(angle), np.cos(angle)))
+
+
+def _shown(time: Any) -> str:
+    """A time, or a span, as people write it."""
+    return str(time).replace("T00:00:00", "").removesuffix(".000000")
+
+
+def _rows(rows: np.ndarray) -> str:
+    return f"row{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows[:SHOWN]))}{_more(rows)}"
+
+
+def _more(faults: Any) -> str:
+    return f" and {len(faults) - SHOWN:,} more" if len(faults) > SHOWN else ""

@@ -1,0 +1,101 @@
+"""How good forecasts are, on the scale of the data."""
+
+import torch
+from torch import Tensor
+
+from rnnlab.tasks.base import MeanLoss
+
+
+class ForecastScores(MeanLoss):
+    """Means over all forecasts of a part, their steps and targets.
+
+    - `mae`, `rmse`: mean absolute error, root of the mean squared error.
+    - `smape`: 200 |e| / (|y| + |forecast|), in per cent; 0 where both are 0.
+    - `mase`: the absolute error in units of the seasonal-naive forecast's before that part (Hyndman & Koehler
+      2006); series that repeat themselves exactly there have no such unit and are left out.
+    - `mae_first_step`: the mean absolute error one step ahead.
+    - `pinball`, `coverage`: the mean pinball loss of the quantiles (Koenker & Bassett 1978), and the share of truths
+      from the lowest to the highest quantile.
+
+    The point forecast is the quantile nearest to the median.
+
+    **Arguments:**
+
+    - `horizon`: steps of a forecast.
+    - `targets`: names of what is forecast; of several, each has scores of its own, too.
+    - `quantiles`: that are forecast; empty for a point forecast.
+    - `suffix`: of the names.
+    """
+
+    by_step: Tensor | None = (
+        None  # (2, horizon, targets): mae and mase, as `compute` found them; None if there was nothing
+    )
+
+    def __init__(self, horizon: int, targets: tuple[str, ...], quantiles: tuple[float, ...], suffix: str = ""):
+        super().__init__(7, horizon, len(targets))
+        self.targets = targets
+        self.quantiles = quantiles
+        self.suffix = suffix
+
+    def update(self, forecast: Tensor, y: Tensor, differences: Tensor) -> None:  # type: ignore[override]
+        """Add a batch.
+
+        **Arguments:**
+
+        - `forecast`: (batch, horizon, targets, quantiles); a single last value is a point forecast.
+        - `y`: (batch, horizon, targets).
+        - `differences`: (batch, 1, targets) what the seasonal-naive forecast misses by before this part.
+        """
+        error = y - forecast[..., median(self.quantiles) if forecast.shape[-1] > 1 else 0]
+        size = y.abs() + (y - error).abs()
+        rows = [
+            error.abs(),
+            error.square(),
+            torch.where(size > 0, 200 * error.abs() / size, 0.0),
+            torch.where(differences > 0, error.abs() / differences, 0.0),
+            (differences > 0).expand_as(y),
+        ]
+        if self.quantiles:
+            rows.append(pinball(forecast, y, forecast.new_tensor(self.quantiles)).mean(-1))
+            rows.append((forecast.amin(-1) <= y) & (y <= forecast.amax(-1)))
+        sums = torch.zeros_like(self.total)
+        for number, row in enumerate(rows):
+            sums[number] = row.sum(0)
+        super().update(sums, len(y))
+
+    def compute(self) -> dict[str, float]:  # type: ignore[override]
+        means = super().compute()  # (rows, horizon, targets)
+        self.by_step = torch.stack((means[0], means[3] / means[4])) if self.count else None
+        if self.by_step is None:
+            return {}
+        scores = self._scores(means, "")
+        if len(self.targets) > 1:
+            for number, name in enumerate(self.targets):
+                scores |= self._scores(means[..., number : number + 1], f"{name}/")
+        return scores
+
+    def _scores(self, means: Tensor, prefix: str) -> dict[str, float]:
+        absolute, squared, symmetric, scaled, counted, lost, covered = means.mean((1, 2)).tolist()
+        scores = {
+            "mae": absolute,
+            "rmse": squared**0.5,
+            "smape": symmetric,
+            "mase": scaled / counted if counted else float("nan"),
+            "mae_first_step": means[0, 0].mean().item(),
+        }
+        if self.quantiles:
+            scores["pinball"] = lost
+        if len(self.quantiles) > 1 and not self.suffix:  # a point has no width
+            scores["coverage"] = covered
+        return {f"{prefix}{name}{self.suffix}": score for name, score in scores.items()}
+
+
+def pinball(forecast: Tensor, y: Tensor, quantiles: Tensor) -> Tensor:
+    """The pinball loss of forecasts (..., quantiles) of y (...) at levels (quantiles,); at 0.5 it is |e| / 2."""
+    error = y[..., None] - forecast
+    return torch.maximum(quantiles * error, (quantiles - 1) * error)
+
+
+def median(quantiles: tuple[float, ...]) -> int:
+    """The place of the quantile that is nearest to the median; 0 for a point forecast."""
+    return min(range(len(quantiles)), key=lambda place: abs(quantiles[place] - 0.5), default=0)

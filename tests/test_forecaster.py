@@ -1,0 +1,412 @@
+"""Forecasts: what the network sees, what comes back, how it is scored, and what a user gets of it."""
+
+import csv
+import json
+import math
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT, SERIES
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from PIL import Image
+
+from rnnlab.scores import ForecastScores
+from rnnlab.tasks.forecaster import Forecaster
+
+CONTEXT, HORIZON = 12, 5
+SHOPS = (
+    "experiment=series", f"data.path={SERIES}", "data.target=sales", "data.time=month", "data.series_id=shop",
+    "data.context=24", "data.horizon=6", "data.season=12", "data.val=0.15", "data.test=24", "data.epoch_steps=5",
+    "trainer.max_epochs=1",
+)  # fmt: skip
+
+
+def cells():
+    return sorted(path.stem for path in (ROOT / "conf" / "cell").glob("*.yaml"))
+
+
+def cell_of(name):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return OmegaConf.to_container(compose("train", [f"cell={name}"]).cell)
+
+
+def forecaster(cell="gru", targets=1, more=0, positive=True, **arguments):
+    """A forecaster with random weights everywhere, of series with a mean of 10 and windows that vary by 2."""
+    torch.manual_seed(0)
+    spec = {
+        "kind": "series", "input_size": targets + more, "output_size": targets, "seq_len": CONTEXT, "horizon": HORIZON,
+        "season": 4, "targets": [f"y{number}" for number in range(targets)], "num_windows": 100,
+        "scale": [[10.0, 2.0]] * (targets + more), "log_scale": [[2.3, 0.2] if positive else []] * targets,
+        "grows": [False] * targets,
+    }  # fmt: skip
+    task = Forecaster(cell_of(cell), {}, spec, **arguments)
+    for parameter in task.network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return task.eval()
+
+
+def windows(number=3, channels=1):
+    return 10 + 2 * torch.rand(number, CONTEXT, channels, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("cell", cells())
+@pytest.mark.parametrize("how", [{}, {"patch": 4}, {"norm": "std"}, {"head": "recursive"}, {"log": True}], ids=str)
+def test_every_step_of_the_forecast_sees_every_step_of_the_window(cell, how):
+    """Decoding step k at position context - horizon + k, as others do, hides the newest values from the first steps."""
+    task = forecaster(cell, **how)
+    x = windows().requires_grad_()
+    forecast = task.forecast(x)
+    for step in range(HORIZON):
+        for output in range(3):
+            (gradient,) = torch.autograd.grad(forecast[:, step, 0, output].sum(), x, retain_graph=True)
+            assert (gradient != 0).all()
+
+
+def test_covariates_are_seen():
+    task = forecaster(more=2)
+    x = windows(channels=3).requires_grad_()
+    task.forecast(x)[:, 0].sum().backward()
+    assert (x.grad != 0).all()
+
+
+@pytest.mark.parametrize("norm", ["last", "std", "mean", "none"])
+@pytest.mark.parametrize("targets", [1, 2])
+def test_the_scale_of_a_window_is_undone(norm, targets):
+    task = forecaster(norm=norm, targets=targets)
+    x, y = windows(channels=targets), torch.rand(3, HORIZON, targets)
+    out, scaled = task.read((x, y), "val")
+    target = x[:, -1:] if norm == "last" else x.mean(1, keepdim=True)
+    spread = x.std(1, keepdim=True, correction=0)
+    if norm == "mean":
+        target, spread = torch.zeros_like(target), x.abs().mean(1, keepdim=True)
+    elif norm == "none":
+        target, spread = torch.full_like(target, 10), torch.full_like(spread, 2)
+    torch.testing.assert_close(scaled, (y - target) / spread)
+    expected = (out * spread[..., None] + target[..., None]).sort(dim=-1).values
+    torch.testing.assert_close(task.forecast(x), expected)
+
+
+@pytest.mark.parametrize("norm", ["last", "std"])
+def test_another_level_and_unit_change_nothing_else(norm):
+    task, x = forecaster(norm=norm), windows()
+    torch.testing.assert_close(task.forecast(5 * x - 30), 5 * task.forecast(x) - 30, rtol=1e-4, atol=1e-4)
+    logged = forecaster(norm=norm, log=True)
+    torch.testing.assert_close(logged.forecast(5 * x), 5 * logged.forecast(x), rtol=1e-4, atol=1e-4)
+    assert (logged.forecast(x) > 0).all()
+
+
+@pytest.mark.parametrize("how", [{}, {"norm": "std"}, {"norm": "mean"}, {"log": True}], ids=str)
+def test_windows_without_change_have_finite_forecasts(how):
+    task = forecaster(**how)
+    for value in (0.0, 7.3, 1e6, -1.0):
+        assert task.forecast(torch.full((2, CONTEXT, 1), value)).isfinite().all()
+
+
+def test_the_recursive_head_reads_its_own_forecast():
+    task, x = forecaster(head="recursive", norm="none", loss="mse"), windows()
+    steps, values = (x - 10) / 2, []
+    for _ in range(HORIZON):
+        out, _ = task.network(steps)
+        values.append(out[:, -1:])
+        steps = torch.cat((steps, out[:, -1:]), dim=1)
+    torch.testing.assert_close(task.forecast(x)[..., 0], torch.cat(values, dim=1) * 2 + 10)
+
+
+def test_only_training_adds_noise():
+    task = forecaster(noise=0.5, shift=0.2)
+    batch = windows(), torch.rand(3, HORIZON, 1)
+    (out, y), (same, other) = task.read(batch, "val"), task.read(batch, "val")
+    assert torch.equal(out, same)
+    assert torch.equal(y, other)
+    noisy, shifted = task.read(batch, "train")
+    assert not torch.equal(noisy, out)
+    difference = shifted - y
+    torch.testing.assert_close(difference, difference[:, :1].expand_as(difference))  # one for a whole window
+
+
+@pytest.mark.parametrize("loss", ["pinball", "mae", "huber", "mse"])
+def test_losses(loss):
+    task = forecaster(loss=loss)
+    out, y = torch.randn(4, HORIZON, 1, 3 if loss == "pinball" else 1), torch.randn(4, HORIZON, 1)
+    error = (y[..., None] - out).numpy()
+    levels = np.array([0.1, 0.5, 0.9])
+    expected = {
+        "pinball": lambda: np.where(error > 0, levels * error, (levels - 1) * error),
+        "mae": lambda: np.abs(error),
+        "huber": lambda: np.where(np.abs(error) < 1, error**2 / 2, np.abs(error) - 0.5),
+        "mse": lambda: error**2,
+    }[loss]()
+    assert task.loss(out, y).item() == pytest.approx(expected.mean(), rel=1e-5)
+    y[2:, 3:] = torch.nan  # not known: out of the mean, and out of the gradient
+    out.requires_grad_()
+    cost = task.loss(out, y)
+    known = ~np.isnan(y.numpy()[..., 0])
+    assert cost.item() == pytest.approx(expected[known].mean(), rel=1e-5)
+    cost.backward()
+    assert (out.grad[2:, 3:] == 0).all()
+
+
+def scored(forecast, y, differences, quantiles=(0.1, 0.5, 0.9), batch=7):
+    scores = ForecastScores(y.shape[1], tuple(f"y{number}" for number in range(y.shape[2])), quantiles)
+    for parts in zip(*(part.split(batch) for part in (forecast, y, differences)), strict=True):
+        scores.update(*parts)
+    return scores.compute()
+
+
+def test_scores_are_those_of_their_definitions():
+    generator = torch.Generator().manual_seed(0)
+    y, differences = 10 * torch.randn(50, 6, 2, generator=generator), 1 + torch.rand(50, 1, 2, generator=generator)
+    forecast = (y[..., None] + 5 * torch.randn(50, 6, 2, 3, generator=generator)).sort(-1).values
+    scores = scored(forecast, y, differences)
+    truth, values, unit = (part.double().numpy() for part in (y, forecast, differences))
+    error = truth - values[..., 1]
+    levels = np.array([0.1, 0.5, 0.9])
+    loss = (truth[..., None] - values) * (levels - (truth[..., None] < values))
+    expected = {
+        "mae": np.abs(error).mean(),
+        "rmse": np.sqrt((error**2).mean()),
+        "smape": (200 * np.abs(error) / (np.abs(truth) + np.abs(values[..., 1]))).mean(),
+        "mase": (np.abs(error) / unit).mean(),
+        "mae_first_step": np.abs(error[:, 0]).mean(),
+        "pinball": loss.mean(),
+        "coverage": ((values[..., 0] <= truth) & (truth <= values[..., 2])).mean(),
+    }
+    for name, value in expected.items():
+        assert scores[name] == pytest.approx(value, rel=1e-5), name
+    assert scores["y1/mae"] == pytest.approx(np.abs(error[..., 1]).mean(), rel=1e-5)
+
+
+def test_scores_that_would_divide_by_zero():
+    zero = torch.zeros(4, 6, 1)
+    scores = scored(zero[..., None].expand(4, 6, 1, 3), zero, torch.tensor([0.0, 0, 2, 2])[:, None, None])
+    assert scores["smape"] == 0
+    assert scores["mase"] == 0
+    one = scored(zero[..., None] + 1, zero, torch.tensor([0.0, 0, 2, 2])[:, None, None], ())
+    assert one["smape"] == 200
+    assert one["mase"] == 0.5  # of the series that have a unit
+    assert "coverage" not in one
+    assert math.isnan(scored(zero[..., None], zero, zero[:, :1], ())["mase"])
+
+
+def size_of(picture):
+    with Image.open(picture) as image:
+        return image.size
+
+
+def rows_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def shops(tmp_path_factory):
+    """A folder with a short training on two shops."""
+    return tmp_path_factory.mktemp("shops")
+
+
+@pytest.fixture
+def trained(script, shops):
+    """The checkpoint of that training."""
+    ckpt = shops / "checkpoints" / "best.ckpt"
+    if not ckpt.exists():
+        done = script("train", *SHOPS, f"hydra.run.dir={shops}")
+        (shops / "stdout").write_text(done.stdout)
+    return ckpt
+
+
+def test_the_metrics_are_those_of_the_backtest(script, trained, shops, tmp_path):
+    """Every score, naive ones included, computed anew by its definition from the table of all forecasts."""
+    script("forecast", f"ckpt={trained}", "backtest=true", "out=backtest.csv")
+    rows = rows_of(tmp_path / "backtest.csv")
+    metrics = json.loads((shops / "metrics.json").read_text())
+    frame = pd.read_csv(SERIES)
+    assert len(rows) == 2 * (24 - 6 + 1) * 6
+    errors = {"": [], "_seasonal_naive": [], "_last_value": []}
+    scaled, first, covered = {name: [] for name in errors}, [], []
+    for number, row in enumerate(rows):
+        series = frame[frame.shop == row["series"]].sales.to_numpy()
+        origin, step = 96 + number // 6 % 19, number % 6
+        assert row["time"] == f"{2010 + (origin + step) // 12}-{(origin + step) % 12 + 1:02d}-01"
+        assert row["origin"] == f"{2010 + (origin - 1) // 12}-{(origin - 1) % 12 + 1:02d}-01"
+        truth = series[origin + step]
+        assert float(row["sales_true"]) == pytest.approx(truth)
+        unit = np.abs(series[12:96] - series[:84]).mean()
+        forecasts = {
+            "": float(row["sales"]),
+            "_seasonal_naive": series[origin + step - 12],
+            "_last_value": series[origin - 1],
+        }
+        for name, value in forecasts.items():
+            errors[name].append(truth - value)
+            scaled[name].append(abs(truth - value) / unit)
+        covered.append(float(row["sales_0.1"]) <= truth <= float(row["sales_0.9"]))
+        if step == 0:
+            first.append(abs(truth - forecasts[""]))
+    for name, values in errors.items():
+        assert metrics[f"test/mae{name}"] == pytest.approx(np.abs(values).mean(), rel=1e-4)
+        assert metrics[f"test/rmse{name}"] == pytest.approx(np.sqrt(np.square(values).mean()), rel=1e-4)
+        assert metrics[f"test/mase{name}"] == pytest.approx(np.mean(scaled[name]), rel=1e-4)
+    assert metrics["test/mae_first_step"] == pytest.approx(np.mean(first), rel=1e-4)
+    assert metrics["test/coverage"] == pytest.approx(np.mean(covered), abs=0.01)
+
+
+def test_what_a_run_leaves(trained, shops):
+    printed = (shops / "stdout").read_text()
+    assert "seasonal naive" in printed
+    for name in ("val_forecast", "val_error_by_step", "test_forecast", "test_error_by_step", "loss"):
+        assert size_of(shops / "figures" / f"{name}.png")[0] > 500
+
+
+def test_a_model_that_beats_nothing_says_so(script):
+    """Without training a forecast is the last value."""
+    still = ("optim=sgd", "optim.lr=1e-12")
+    result = script("train", "model=forecaster", "data=waves", *still, "data.epoch_steps=1", "trainer.max_epochs=1")
+    assert "The model does not beat the last-value forecast" in result.stdout
+    assert result.metrics["test/mae"] == pytest.approx(result.metrics["test/mae_last_value"], rel=1e-4)
+
+
+def test_forecasts_from_the_end_of_a_file_that_goes_on(script, trained, tmp_path):
+    script("forecast", f"ckpt={trained}", "out=old.csv", "plot=old.png")
+    old = rows_of(tmp_path / "old.csv")
+    assert list(old[0]) == ["series", "time", "sales_0.1", "sales", "sales_0.9"]
+    assert [row["time"] for row in old[:6]] == [f"2020-{month:02d}-01" for month in range(1, 7)]
+    assert [row["series"] for row in old] == ["north"] * 6 + ["south"] * 6
+    assert all(float(row["sales_0.1"]) <= float(row["sales"]) <= float(row["sales_0.9"]) for row in old)
+    assert size_of(tmp_path / "old.png")[0] > 500
+
+    frame = pd.read_csv(SERIES)
+    newer = frame[frame.shop == "north"].sales.iloc[-2:]
+    more = pd.DataFrame({"month": ["2020-01", "2020-02"], "shop": "north", "sales": newer.to_numpy()})
+    pd.concat([frame[frame.shop == "north"], more]).to_csv(tmp_path / "newer, file.csv", index=False)
+    script("forecast", f"ckpt={trained}", "data.path=newer, file.csv", "out=new.csv")
+    new = rows_of(tmp_path / "new.csv")
+    assert [row["time"] for row in new] == [f"2020-{month:02d}-01" for month in range(3, 9)]
+
+    frame.iloc[:-10].to_csv(tmp_path / "older.csv", index=False)  # the south ends earlier
+    done = script("forecast", f"ckpt={trained}", "data.path=older.csv", "out=older_forecast.csv")
+    older = rows_of(tmp_path / "older_forecast.csv")
+    assert older[:6] == old[:6]
+    assert older[6]["time"] == "2019-03-01"
+    assert "2019-03-01" in done.stdout
+
+
+def test_the_future_does_not_change_a_forecast(script, trained, tmp_path):
+    frame = pd.read_csv(SERIES)
+    frame.loc[frame.month >= "2019-01", "sales"] *= 7
+    frame.to_csv(tmp_path / "changed.csv", index=False)
+    for name in (SERIES, tmp_path / "changed.csv"):
+        script("forecast", f"ckpt={trained}", "backtest=true", f"data.path={name}", f"out={name.stem}_out.csv")
+    one, other = (
+        [{key: value for key, value in row.items() if key != "sales_true"} for row in rows if row["origin"] < "2019-01"]
+        for rows in (rows_of(tmp_path / "series_out.csv"), rows_of(tmp_path / "changed_out.csv"))
+    )
+    assert one == other != []
+
+
+@pytest.mark.parametrize("log", ["true", "false"])
+def test_what_lies_behind_the_split_does_not_change_the_training(log, script, tmp_path):
+    frame = pd.read_csv(SERIES)
+    frame.loc[frame.month >= "2018-01", ["sales", "visitors"]] *= 7
+    frame.to_csv(tmp_path / "changed.csv", index=False)
+    saved = []
+    for name in (SERIES, tmp_path / "changed.csv"):
+        how = (f"data.path={name}", "data.covariates=[visitors]", f"model.log={log}", "data.val=0")
+        result = script("train", *SHOPS, *how, folder=name.stem)
+        saved.append(torch.load(result.folder / "checkpoints" / "last.ckpt", weights_only=True))
+    assert saved[0]["hyper_parameters"]["spec"] == saved[1]["hyper_parameters"]["spec"]
+    assert all(map(torch.equal, saved[0]["state_dict"].values(), saved[1]["state_dict"].values()))
+
+
+def test_what_is_known_ahead_is_given_by_further_rows(script, tmp_path):
+    ahead = ("data.future_covariates=[holiday]", "data.covariates=[visitors]", "data.calendar=[month]")
+    trained = script("train", *SHOPS, *ahead)
+    ckpt = trained.folder / "checkpoints" / "best.ckpt"
+    refused = script("forecast", f"ckpt={ckpt}", check=False)
+    assert refused.returncode == 1
+    assert "Series north ends without holiday" in refused.stderr
+    assert "next 6 steps" in refused.stderr
+    frame = pd.read_csv(SERIES)
+    for holiday in (0, 1):
+        rows = [
+            pd.DataFrame({"month": [f"2020-{month:02d}" for month in range(1, 7)], "shop": shop, "holiday": holiday})
+            for shop in ("north", "south")
+        ]
+        pd.concat([frame, *rows]).to_csv(tmp_path / "ahead.csv", index=False)
+        script("forecast", f"ckpt={ckpt}", "data.path=ahead.csv", f"out={holiday}.csv")
+    none, every = rows_of(tmp_path / "0.csv"), rows_of(tmp_path / "1.csv")
+    assert [row["time"] for row in none[:6]] == [f"2020-{month:02d}-01" for month in range(1, 7)]
+    assert all(one["sales"] != other["sales"] for one, other in zip(none, every, strict=True))
+
+
+def test_covariates_that_a_new_file_lacks(script, tmp_path):
+    trained = script("train", *SHOPS, "data.covariates=[visitors]")
+    pd.read_csv(SERIES).drop(columns="visitors").to_csv(tmp_path / "less.csv", index=False)
+    ckpt = trained.folder / "checkpoints" / "best.ckpt"
+    for name, more in (("forecast", ()), ("evaluate", ("hydra.run.dir=evaluation",))):
+        result = script(name, f"ckpt={ckpt}", "data.path=less.csv", *more, check=False)
+        assert result.returncode == 1
+        assert "data.path=less.csv has no column visitors. It has: month, shop, sales, holiday." in result.stderr
+
+
+def test_what_forecast_refuses(script, trained, tmp_path):
+    def message(*arguments, name="forecast"):
+        result = script(name, *arguments, check=False)
+        assert result.returncode == 1
+        assert result.stderr.startswith("Error: ")
+        return result.stderr
+
+    frame = pd.read_csv(SERIES)
+    frame.groupby("shop").head(20).to_csv(tmp_path / "short.csv", index=False)
+    assert "Series north has 20 steps; a forecast looks back data.context=24" in message(
+        f"ckpt={trained}", "data.path=short.csv"
+    )
+    assert "out=none/out.csv cannot be written" in message(f"ckpt={trained}", "out=none/out.csv")
+    assert "plot=plot.xyz cannot be written" in message(f"ckpt={trained}", "plot=plot.xyz")
+    assert "ckpt is needed" in message()
+    assert "backtest=maybe must be true or false" in message(f"ckpt={trained}", "backtest=maybe")
+    assert "data.horizon is 3, the checkpoint was trained for 6" in message(f"ckpt={trained}", "data.horizon=3")
+    fewer = ("data.covariates=[visitors]", "hydra.run.dir=evaluation")
+    assert "The number of channels is 2, the checkpoint was trained for 1" in message(
+        f"ckpt={trained}", *fewer, name="evaluate"
+    )
+    hello = script("train", "debug=fast", "callbacks=none", "logger=none").folder / "checkpoints" / "best.ckpt"
+    assert "holds a CharModel; forecasts come from a run of model=forecaster" in message(f"ckpt={hello}")
+
+
+def test_a_sine_without_noise_is_forecast_to_a_hundredth(script):
+    sine = ("data.num_series=1", "data.num_waves=1", "data.trend=0", "data.noise=0", "model.noise=0", "model.shift=0")
+    result = script("train", "experiment=waves", *sine, "callbacks=none", "logger=none")
+    assert result.metrics["test/mae"] < 0.01
+    assert result.metrics["test/mae_last_value"] > 0.3
+
+
+def test_ddp_scores_what_one_process_scores(script):
+    common = ("model=forecaster", "data=waves", "model.noise=0", "model.shift=0", "data.epoch_steps=5",
+              "trainer.max_epochs=1", "optim=sgd")  # fmt: skip
+    one = script("train", *common, "trainer=cpu", "data.batch_size=32", folder="one")
+    two = script("train", *common, "trainer=ddp_cpu", "data.batch_size=16", folder="two")
+    assert one.metrics.keys() == two.metrics.keys()
+    assert one.metrics == pytest.approx(two.metrics, rel=1e-3, abs=1e-3)
+
+
+def test_several_targets_have_scores_of_their_own(script):
+    result = script("train", *SHOPS, "data.target=[sales,visitors]", "logger=csv")
+    assert result.metrics["test/visitors/mae"] > result.metrics["test/sales/mae"]
+    mean = (result.metrics["test/visitors/mase"] + result.metrics["test/sales/mase"]) / 2
+    assert result.metrics["test/mase"] == pytest.approx(mean, rel=1e-5)
+    assert size_of(result.folder / "figures" / "test_forecast.png")[1] > 600  # a chart for each
+
+
+@pytest.mark.parametrize("loss", ["mae", "mse"])
+def test_a_point_forecast(loss, script, tmp_path):
+    result = script("train", "model=forecaster", "data=waves", f"model.loss={loss}", "debug=fast")
+    assert "test/coverage" not in result.metrics
+    ckpt = result.folder / "checkpoints" / "best.ckpt"
+    script("forecast", f"ckpt={ckpt}", "out=out.csv", "plot=out.pdf", "data.seed=3")
+    assert list(rows_of(tmp_path / "out.csv")[0]) == ["series", "time", "value"]
+    assert (tmp_path / "out.pdf").read_bytes().startswith(b"%PDF")
+    assert not [name for name in os.listdir(tmp_path) if name not in ("run", "out.csv", "out.pdf")]

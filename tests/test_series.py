@@ -1,0 +1,377 @@
+"""Series: read from files, split by time, cut into windows."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import SERIES
+
+from rnnlab.data.series import SeriesData, WeatherData
+from rnnlab.data.waves import WavesData
+from rnnlab.errors import UserError
+from rnnlab.tasks.forecaster import Forecaster
+
+CELL = {"_target_": "torch.nn.RNN", "hidden_size": 4}
+SHORT = {"context": 6, "horizon": 3, "season": 4, "val": 0, "test": 10}
+
+
+def table(tmp_path, **columns):
+    """A file of these columns; `y` counts up unless it is given."""
+    length = max((len(column) for column in columns.values()), default=40)
+    path = tmp_path / "table.csv"
+    pd.DataFrame({"y": np.arange(float(length)), **columns}).to_csv(path, index=False)
+    return path
+
+
+def data_of(path, **arguments):
+    data = SeriesData(str(path), **{"target": "y", **SHORT, **arguments})
+    data.setup("fit")
+    return data
+
+
+def windows(data, split):
+    dataset = data.splits[split]
+    return dataset[torch.arange(len(dataset))]
+
+
+def months(number, start="2020-01-01"):
+    return pd.date_range(start, periods=number, freq="MS")
+
+
+@pytest.mark.parametrize("stride", [1, 4])
+def test_every_origin_of_the_test_part_is_forecast(stride, tmp_path):
+    """For each origin in range(n_train, N - horizon + 1, stride) the values before it give those from it on."""
+    data = data_of(table(tmp_path), stride=stride)
+    x, y, naive, last, differences = windows(data, "test")
+    origins = torch.arange(30, 40 - 3 + 1, stride).float()
+    assert torch.equal(x[:, :, 0], origins[:, None] + torch.arange(-6, 0))
+    assert torch.equal(y[:, :, 0], origins[:, None] + torch.arange(3))
+    assert torch.equal(naive[:, :, 0], origins[:, None] + torch.arange(3) - 4)
+    assert torch.equal(last[:, 0, 0], origins - 1)
+    assert differences.unique().tolist() == [4.0]  # of a series that rises by 1 a step, 4 steps apart
+
+
+def test_the_naive_forecast_repeats_the_last_season(tmp_path):
+    data = data_of(table(tmp_path), horizon=5, season=2)
+    _, y, naive, *_ = windows(data, "test")
+    assert torch.equal(naive[0, :, 0], torch.tensor([28.0, 29, 28, 29, 28]))
+    assert torch.equal(y[0, :, 0], torch.arange(30.0, 35))
+
+
+def test_training_windows_end_with_the_training_part(tmp_path):
+    """The last of them lack the steps that lie behind it."""
+    x, y = windows(data_of(table(tmp_path), val=5), "train")
+    assert torch.equal(x[:, :, 0], torch.arange(6.0, 25)[:, None] + torch.arange(-6, 0))
+    expected = torch.arange(6.0, 25)[:, None] + torch.arange(3)
+    assert torch.equal(y[:, :, 0].nan_to_num(-1), expected.where(expected < 25, -1.0))
+
+
+def test_parts_are_shares_or_steps(tmp_path):
+    path = table(tmp_path)
+    for val, test in ((0.25, 0.25), (10, 10), (0.25, 10)):
+        data = data_of(path, val=val, test=test)
+        assert windows(data, "val")[1][:, 0].min() == 20
+        assert windows(data, "val")[1].max() == 29
+        assert windows(data, "test")[1][:, 0].min() == 30
+    assert list(data_of(path, val=0, test=0).splits) == ["train"]
+
+
+def test_what_is_fitted_is_fitted_on_the_training_part(tmp_path):
+    y, extra = np.random.default_rng(0).random((2, 40)) + 1
+    changed, other = y.copy(), extra.copy()
+    changed[25:], other[25:] = -1e6, 1e6
+    splits = []
+    for values, more in ((y, extra), (changed, other)):
+        data = data_of(table(tmp_path, y=values, z=more), val=5, covariates=["z"])
+        splits.append((data.spec, *windows(data, "train"), data.splits["val"].differences))
+    assert splits[0][0] == splits[1][0]
+    for one, another in zip(splits[0][1:], splits[1][1:], strict=True):
+        assert torch.equal(one.nan_to_num(), another.nan_to_num())
+
+
+def test_windows_are_views_of_one_table(tmp_path):
+    data = data_of(SERIES, target="sales", time="month", series_id="shop")
+    values = data.panel.values
+    assert values.dtype == torch.float32
+    assert all(dataset.panel.values.data_ptr() == values.data_ptr() for dataset in data.splits.values())
+    assert sum(dataset.origins.numel() for dataset in data.splits.values()) <= len(values)
+
+
+def test_series_of_a_long_table_may_be_mixed(tmp_path):
+    frame = pd.read_csv(SERIES)
+    mixed = tmp_path / "mixed.csv"
+    frame.sort_values("month", kind="stable").to_csv(mixed, index=False)
+    one, other = (data_of(path, target="sales", time="month", series_id="shop", test=24) for path in (SERIES, mixed))
+    assert one.panel.names == other.panel.names == ["north", "south"]
+    for split in ("train", "test"):
+        for a, b in zip(windows(one, split), windows(other, split), strict=True):
+            assert torch.equal(a.nan_to_num(), b.nan_to_num())
+    x, y, *_ = windows(one, "test")
+    assert len(x) == 2 * (24 - 3 + 1)
+    south = frame[frame.shop == "south"].sales.to_numpy(dtype=np.float32)
+    assert np.array_equal(y[22:, 0, 0], south[96 : 96 + 22])
+    assert np.array_equal(x[22, :, 0], south[90:96])
+
+
+def test_series_of_different_lengths_are_split_each_by_its_own_end(tmp_path):
+    names = np.repeat(["a", "b"], [40, 30])
+    data = data_of(table(tmp_path, y=np.arange(70.0), id=names), series_id="id")
+    y = windows(data, "test")[1][:, 0, 0].tolist()
+    assert y == [*range(30, 38), *range(60, 68)]
+
+
+def test_covariates_and_what_is_known_ahead(tmp_path):
+    known, ahead = np.arange(40.0) * 2, np.arange(40.0) ** 2
+    data = data_of(table(tmp_path, known=known, ahead=ahead), covariates=["known"], future_covariates=["ahead"])
+    assert data.spec.input_size == 4
+    x, _, *_ = windows(data, "test")
+    train = np.stack((known, ahead), 1)[:30]
+    for number, origin in enumerate(range(30, 38)):
+        past = np.arange(origin - 6, origin)
+        expected = (np.stack((known, ahead), 1)[past] - train.mean(0)) / train.std(0)
+        np.testing.assert_allclose(x[number, :, 1:3], expected, rtol=1e-5, atol=1e-5)
+        expected = (ahead[past + 3] - train[:, 1].mean()) / train[:, 1].std()
+        np.testing.assert_allclose(x[number, :, 3], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_calendar_is_known_ahead(tmp_path):
+    data = data_of(table(tmp_path, day=pd.date_range("2024-01-01", periods=40)), time="day", calendar=["day_of_week"])
+    x, *_ = windows(data, "test")
+    assert x.shape[-1] == 1 + 2 * 2
+    sine, cosine = x[..., 1], x[..., 2]
+    torch.testing.assert_close(sine[:, :-1].diff(n=7, dim=0)[:0], sine[:0, :-1])
+    assert torch.unique((sine * 1e3).round()).numel() <= 7
+    torch.testing.assert_close(x[:, 3:, 1], x[:, :3, 3])  # three steps later
+    torch.testing.assert_close(x[:, 3:, 2], x[:, :3, 4])
+    assert not torch.equal(sine, cosine)
+
+
+def test_a_parquet_file_is_the_csv_file(tmp_path):
+    frame = pd.read_csv(SERIES, parse_dates=["month"])
+    for name, stored in (("plain", frame), ("indexed", frame.set_index("month"))):
+        stored.to_parquet(tmp_path / f"{name}.parquet")
+        one, other = (
+            data_of(path, target="sales", time="month", series_id="shop")
+            for path in (SERIES, tmp_path / f"{name}.parquet")
+        )
+        assert torch.equal(one.panel.values.nan_to_num(), other.panel.values.nan_to_num())
+        assert one.panel.freq == other.panel.freq == "MS"
+        assert (one.panel.times == other.panel.times).all()
+
+
+@pytest.mark.parametrize(
+    ("freq", "start", "following"),
+    [
+        ("MS", "2020-01-01", ["2023-05-01", "2023-06-01", "2023-07-01"]),
+        ("ME", "2020-01-31", ["2023-05-31", "2023-06-30", "2023-07-31"]),
+        ("QS", "2010-01-01", ["2020-01-01", "2020-04-01", "2020-07-01"]),
+        ("B", "2024-01-01", ["2024-02-26", "2024-02-27", "2024-02-28"]),
+        ("W-WED", "2024-01-03", ["2024-10-09", "2024-10-16", "2024-10-23"]),
+        ("h", "2024-01-01", ["2024-01-02T16", "2024-01-02T17", "2024-01-02T18"]),
+        ("15min", "2024-01-01", ["2024-01-01T10:00", "2024-01-01T10:15", "2024-01-01T10:30"]),
+        ("YS", "1950-01-01", ["1990-01-01", "1991-01-01", "1992-01-01"]),
+    ],
+)
+def test_times_go_on_by_the_frequency(freq, start, following, tmp_path):
+    data = data_of(table(tmp_path, time=pd.date_range(start, periods=40, freq=freq)), time="time")
+    after = data.panel.times[int(data.panel.end[0]) :]
+    assert (after == np.array(following, dtype="datetime64[ns]")).all()
+
+
+def test_numbers_as_times(tmp_path):
+    data = data_of(table(tmp_path, year=np.arange(1700, 1740)), time="year")
+    assert data.panel.times[-4:].tolist() == [1739, 1740, 1741, 1742]
+    assert data_of(table(tmp_path)).panel.times[-4:].tolist() == [40, 41, 42, 43]
+
+
+def test_time_zones_become_utc(tmp_path):
+    local = pd.date_range("2024-03-30", periods=40, freq="h", tz="Europe/Berlin")  # over a change of the clocks
+    data = data_of(table(tmp_path, time=local.astype(str)), time="time")
+    assert data.panel.times[0] == np.datetime64("2024-03-29T23:00")
+    assert data.panel.freq == "h"
+
+
+def test_uneven_times_are_told_and_count_as_steps(tmp_path, capsys):
+    days = pd.to_datetime("2024-01-01") + pd.to_timedelta(np.arange(40) ** 2 // 7 + np.arange(40), unit="D")
+    data = data_of(table(tmp_path, time=days), time="time")
+    assert "not evenly spaced" in capsys.readouterr().out
+    assert torch.equal(data.panel.values[:40, 0], torch.arange(40.0))
+    assert (np.diff(data.panel.times[39:]) > np.timedelta64(0)).all()
+
+
+def holes(tmp_path, gap=(10, 11, 12), empty=20):
+    """Forty days that count up, three of them missing as rows and one as a cell."""
+    frame = pd.DataFrame({"day": pd.date_range("2024-01-01", periods=40), "y": np.arange(40.0)})
+    frame.loc[empty, "y"] = np.nan
+    path = tmp_path / "holes.csv"
+    frame.drop(list(gap)).to_csv(path, index=False)
+    return path
+
+
+def test_gaps_are_refused_with_their_rows(tmp_path):
+    with pytest.raises(UserError) as raised:
+        data_of(holes(tmp_path), time="day")
+    message = str(raised.value)
+    assert "after row 10 the times 2024-01-11 to 2024-01-13 are missing" in message
+    assert "row 18: y is empty" in message
+    assert "data.fill=linear" in message
+
+
+def test_gaps_are_filled(tmp_path):
+    path = holes(tmp_path)
+    linear = data_of(path, time="day", fill="linear").panel.values[:40, 0]
+    torch.testing.assert_close(linear, torch.arange(40.0))
+    before = data_of(path, time="day", fill="ffill").panel.values[:40, 0]
+    expected = torch.arange(40.0)
+    expected[10:13], expected[20] = 9.0, 19.0
+    torch.testing.assert_close(before, expected)
+
+
+def test_no_forecast_looks_over_a_gap(tmp_path):
+    """A line through a gap knows the value behind it."""
+    data = data_of(holes(tmp_path, gap=(28, 29, 30, 31)), time="day", fill="linear")
+    assert windows(data, "train")[1].nan_to_num(0).max() == 27
+    assert windows(data, "test")[1][:, 0].min() == 33
+    other = data_of(holes(tmp_path, gap=(28, 29, 30, 31)), time="day", fill="ffill")
+    assert windows(other, "test")[1][0].tolist() == [
+        [27.0],
+        [27.0],
+        [32.0],
+    ]  # from step 30 on: what is filled was known
+
+
+def test_weather_needs_no_file():
+    data = WeatherData(target=["temp_max", "temp_min"], covariates=["wind"], calendar=["day_of_year"], **SHORT)
+    data.setup("fit")
+    assert len(data.panel.values) == 4 * 365 + 1 + 3
+    assert data.panel.freq == "D"
+    assert data.spec.targets == ("temp_max", "temp_min")
+    assert data.spec.input_size == 3 + 2 * 2
+
+
+def test_waves_need_no_file():
+    data = WavesData(num_series=3, length=100, context=10, horizon=5)
+    data.setup("fit")
+    assert windows(data, "train")[0].shape == (3 * (70 - 10), 10, 1)
+    assert windows(data, "test")[0].shape == (3 * 11, 10, 1)
+    with pytest.raises(UserError, match=r"data\.context=4 is too short"):
+        WavesData(context=4)
+
+
+def test_swings_that_grow_with_the_level_are_noticed(tmp_path):
+    t = np.arange(144)
+    season = 1 + 0.2 * np.sin(2 * np.pi * t / 12)
+    long = {"context": 24, "horizon": 10, "season": 12}
+    level = 100 + t
+    for values, grows in ((level * season, True), (level + 20 * season, False), (level * season - 200, False)):
+        data = data_of(table(tmp_path, y=values), **long)
+        assert data.spec.grows == (grows,)
+        assert Forecaster(CELL, {}, data.spec.as_dict()).logs.tolist() == [grows]
+
+
+# what a user gets wrong
+
+
+@pytest.fixture
+def refused(script, tmp_path):
+    """The one message of a run that does not start."""
+
+    def call(path, *overrides):
+        small = ("data.context=6", "data.horizon=3", "data.val=0", "data.test=10", "callbacks=none", "logger=none")
+        what = ("model=forecaster", "data=series", f"data.path={path}", "data.target=y")
+        result = script("train", *what, *small, *overrides, check=False)
+        assert result.returncode == 1, result.stdout
+        assert result.stderr.startswith("Error: ")
+        assert result.stderr.count("\n") == 1, result.stderr
+        return result.stderr
+
+    return call
+
+
+def test_a_missing_file(refused, tmp_path):
+    assert f"data.path={tmp_path}/none.csv: there is no such file" in refused(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.parquet"])
+def test_a_missing_column(name, refused, tmp_path):
+    frame = pd.DataFrame({"y": np.arange(40.0), "month": months(40)})
+    (frame.to_csv if name.endswith("csv") else frame.to_parquet)(tmp_path / name)
+    for key in ("data.target=sales", "data.time=sales", "data.series_id=sales", "data.covariates=[sales]"):
+        message = refused(tmp_path / name, key)
+        assert "has no column sales. It has: " in message
+        assert "y, month" in message
+
+
+def test_a_file_that_is_no_table(refused, tmp_path):
+    (tmp_path / "noise.parquet").write_bytes(bytes(range(256)))
+    (tmp_path / "noise.csv").write_bytes(bytes(range(256)))
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "header.csv").write_text("y\n")
+    assert "has no column y" in refused(tmp_path / "noise.csv")
+    for name in ("noise.parquet", "empty.csv"):
+        assert "cannot be read as a table" in refused(tmp_path / name)
+    assert "has no rows" in refused(tmp_path / "header.csv")
+
+
+def test_cells_that_are_no_numbers(refused, tmp_path):
+    values = np.arange(40.0).astype(object)
+    values[[6, 9]] = "many", "1,5"
+    assert "y holds what is no number: row 7: many, row 10: 1,5." in refused(table(tmp_path, y=values))
+
+
+def test_empty_and_infinite_cells(refused, tmp_path):
+    values = np.arange(40.0)
+    values[[6, 9]] = np.nan
+    message = refused(table(tmp_path, y=values))
+    assert "row 7: y is empty; row 10: y is empty." in message
+    assert "data.fill=" in message
+    values[[6, 9]] = np.inf, 1e39  # too large for the network's numbers
+    assert "y is infinite in rows 7, 10." in refused(table(tmp_path, y=values), "data.fill=linear")
+
+
+def test_times_that_do_not_rise(refused, tmp_path):
+    month = months(40).to_series()
+    twice, earlier, none = month.copy(), month.copy(), month.astype(str)
+    twice.iloc[5], earlier.iloc[5], none.iloc[5] = month.iloc[4], month.iloc[3] - pd.Timedelta("1D"), "soon"
+    assert "row 6 (2020-05-01) has the time of row 5" in refused(table(tmp_path, m=twice.values), "data.time=m")
+    assert "row 6 (2020-03-31) is earlier than row 5" in refused(table(tmp_path, m=earlier.values), "data.time=m")
+    assert "m holds what is no time: row 6: soon" in refused(table(tmp_path, m=none.values), "data.time=m")
+
+
+def test_a_series_that_is_too_short(refused, tmp_path):
+    message = refused(table(tmp_path, y=np.arange(18.0)))
+    assert "has 18 steps" in message
+    assert "needs 19 or more" in message
+    path = table(tmp_path, y=np.arange(58.0), id=np.repeat(["a", "b"], [40, 18]))
+    assert "Series b has 18 steps" in refused(path, "data.series_id=id")
+    data_of(table(tmp_path, y=np.arange(19.0)), season=1)
+
+
+def test_sizes_that_do_not_fit(refused, tmp_path):
+    path = table(tmp_path)
+    assert "data.horizon=0 must be a whole number, 1 or more" in refused(path, "data.horizon=0")
+    assert "model.patch=4 does not divide data.context=6; 1, 2, 3, 6 do." in refused(path, "model.patch=4")
+    assert "data.val=1.5 must be a share" in refused(path, "data.val=1.5")
+    assert "data.val=0.5 and data.test=0.5 leave nothing" in refused(path, "data.val=0.5", "data.test=0.5")
+    assert "data.test=2 is shorter than data.horizon=3" in refused(path, "data.test=2")
+    assert "model.quantiles=[0.9, 0.1] must be numbers between 0 and 1, rising" in refused(
+        path, "model.quantiles=[0.9,0.1]"
+    )
+
+
+def test_options_that_do_not_fit(refused, tmp_path):
+    path = table(tmp_path, x=np.arange(40.0))
+    assert "data.calendar=['month'] needs dates" in refused(path, "data.calendar=[month]")
+    assert "column x more than once" in refused(path, "data.covariates=[x]", "data.future_covariates=[x]")
+    assert "model.log=true needs targets that are positive" in refused(path, "model.log=true")
+    assert "leave out covariates" in refused(path, "model.head=recursive", "data.covariates=[x]")
+    assert "one step at a time" in refused(path, "model.head=recursive", "model.patch=2")
+
+
+def test_without_pandas(refused, tmp_path, script):
+    """A minimal installation trains on waves, and says what reading files needs."""
+    (tmp_path / "pandas.py").write_text("raise ImportError")
+    result = script("train", "model=forecaster", "data=series", "data.path=any.csv", "data.target=y", check=False,
+                    PYTHONPATH=str(tmp_path))  # fmt: skip
+    assert 'pip install "rnnlab[data]"' in result.stderr
+    assert script("train", "model=forecaster", "data=waves", "debug=fast", PYTHONPATH=str(tmp_path)).metrics
