@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 
 import numpy as np
 import pandas as pd
@@ -226,7 +227,7 @@ def test_the_metrics_are_those_of_the_backtest(script, trained, shops, tmp_path)
     frame = pd.read_csv(SERIES)
     assert len(rows) == 2 * (24 - 6 + 1) * 6
     errors = {"": [], "_seasonal_naive": [], "_last_value": []}
-    scaled, first, covered = {name: [] for name in errors}, [], []
+    scaled, first, covered, lost, ratio = {name: [] for name in errors}, [], [], [], []
     for number, row in enumerate(rows):
         series = frame[frame.shop == row["series"]].sales.to_numpy()
         origin, step = 96 + number // 6 % 19, number % 6
@@ -246,6 +247,13 @@ def test_the_metrics_are_those_of_the_backtest(script, trained, shops, tmp_path)
         covered.append(float(row["sales_0.1"]) <= truth <= float(row["sales_0.9"]))
         if step == 0:
             first.append(abs(truth - forecasts[""]))
+        low, high = float(row["sales_0.1"]), float(row["sales_0.9"])
+        lost += [
+            max(q * (truth - f), (q - 1) * (truth - f)) for q, f in ((0.1, low), (0.5, forecasts[""]), (0.9, high))
+        ]
+        ratio.append(200 * abs(truth - forecasts[""]) / (abs(truth) + abs(forecasts[""])))
+    assert metrics["test/pinball"] == pytest.approx(np.mean(lost), rel=1e-4)
+    assert metrics["test/smape"] == pytest.approx(np.mean(ratio), rel=1e-4)
     for name, values in errors.items():
         assert metrics[f"test/mae{name}"] == pytest.approx(np.abs(values).mean(), rel=1e-4)
         assert metrics[f"test/rmse{name}"] == pytest.approx(np.sqrt(np.square(values).mean()), rel=1e-4)
@@ -368,9 +376,11 @@ def test_what_forecast_refuses(script, trained, tmp_path):
     assert "plot=plot.xyz cannot be written" in message(f"ckpt={trained}", "plot=plot.xyz")
     assert "ckpt is needed" in message()
     assert "backtest=maybe must be true or false" in message(f"ckpt={trained}", "backtest=maybe")
+    assert "data.season is 1, the checkpoint was trained for 12" in message(f"ckpt={trained}", "data.season=1")
+    assert "data.tset: no setting of the checkpoint's data" in message(f"ckpt={trained}", "data.tset=3")
     assert "data.horizon is 3, the checkpoint was trained for 6" in message(f"ckpt={trained}", "data.horizon=3")
     fewer = ("data.covariates=[visitors]", "hydra.run.dir=evaluation")
-    assert "The number of channels is 2, the checkpoint was trained for 1" in message(
+    assert "What is known beside the targets is visitors, the checkpoint was trained for nothing" in message(
         f"ckpt={trained}", *fewer, name="evaluate"
     )
     hello = script("train", "debug=fast", "callbacks=none", "logger=none").folder / "checkpoints" / "best.ckpt"
@@ -391,6 +401,47 @@ def test_ddp_scores_what_one_process_scores(script):
     two = script("train", *common, "trainer=ddp_cpu", "data.batch_size=16", folder="two")
     assert one.metrics.keys() == two.metrics.keys()
     assert one.metrics == pytest.approx(two.metrics, rel=1e-3, abs=1e-3)
+
+
+def test_gaps_in_the_test_part_are_not_scored(script, tmp_path):
+    frame = pd.read_csv(SERIES)
+    frame[frame.month != "2019-03"].to_csv(tmp_path / "gap.csv", index=False)
+    result = script("train", *SHOPS, f"data.path={tmp_path}/gap.csv", "data.fill=ffill")
+    ckpt = result.folder / "checkpoints" / "best.ckpt"
+    script("forecast", f"ckpt={ckpt}", "backtest=true", "out=backtest.csv")
+    rows = rows_of(tmp_path / "backtest.csv")
+    assert {row["time"] for row in rows if not row["sales_true"]} == {"2019-03-01"}
+    errors = [abs(float(row["sales_true"]) - float(row["sales"])) for row in rows if row["sales_true"]]
+    assert result.metrics["test/mae"] == pytest.approx(np.mean(errors), rel=1e-4)
+
+
+def test_resuming_with_another_horizon(script, trained):
+    for other in (("data.horizon=3",), ("cell.hidden_size=8",)):
+        result = script("train", *SHOPS, *other, f"ckpt={trained}", folder="resumed", check=False)
+        assert result.returncode == 1
+        assert re.search(r"(horizon|hidden_size) is \d+ here and \d+ there", result.stderr)
+        assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("debug", ["overfit", "fast"])
+def test_debugging_without_a_validation_part(debug, script):
+    result = script("train", *SHOPS, "data.val=0", f"debug={debug}")
+    assert not result.stderr
+
+
+def test_training_on_all_there_is(script, tmp_path):
+    """For production: no test part, and no rows ahead of the last one yet."""
+    ahead = ("data.future_covariates=[holiday]", "data.val=0", "data.test=0")
+    result = script("train", *SHOPS, *ahead)
+    assert "Nothing is scored" in result.stdout
+    assert json.loads((result.folder / "metrics.json").read_text()) == {}
+
+
+def test_names_that_look_like_formulas(script, tmp_path):
+    frame = pd.read_csv(SERIES).rename(columns={"sales": "$x_{$"})
+    frame["shop"] = frame.shop.replace("north", "$x_{$")
+    frame.to_csv(tmp_path / "formula.csv", index=False)
+    script("train", *SHOPS, f"data.path={tmp_path}/formula.csv", "data.target='$x_{$'")
 
 
 def test_several_targets_have_scores_of_their_own(script):

@@ -139,8 +139,8 @@ def test_the_calendar_is_known_ahead(tmp_path):
     x, *_ = windows(data, "test")
     assert x.shape[-1] == 1 + 2 * 2
     sine, cosine = x[..., 1], x[..., 2]
-    torch.testing.assert_close(sine[:, :-1].diff(n=7, dim=0)[:0], sine[:0, :-1])
-    assert torch.unique((sine * 1e3).round()).numel() <= 7
+    torch.testing.assert_close(x[0, :, 1], x[7, :, 1])  # a week later
+    assert torch.unique((sine * 1e3).round()).numel() == 7
     torch.testing.assert_close(x[:, 3:, 1], x[:, :3, 3])  # three steps later
     torch.testing.assert_close(x[:, 3:, 2], x[:, :3, 4])
     assert not torch.equal(sine, cosine)
@@ -228,16 +228,84 @@ def test_gaps_are_filled(tmp_path):
 
 
 def test_no_forecast_looks_over_a_gap(tmp_path):
-    """A line through a gap knows the value behind it."""
-    data = data_of(holes(tmp_path, gap=(28, 29, 30, 31)), time="day", fill="linear")
+    """A line through a gap knows the value behind it; a value from before it does not."""
+    path = holes(tmp_path, gap=(28, 29, 30, 31))
+    data = data_of(path, time="day", fill="linear")
     assert windows(data, "train")[1].nan_to_num(0).max() == 27
-    assert windows(data, "test")[1][:, 0].min() == 33
-    other = data_of(holes(tmp_path, gap=(28, 29, 30, 31)), time="day", fill="ffill")
-    assert windows(other, "test")[1][0].tolist() == [
-        [27.0],
-        [27.0],
-        [32.0],
-    ]  # from step 30 on: what is filled was known
+    assert windows(data, "test")[0][0, :, 0].tolist() == [27, 28, 29, 30, 31, 32]
+    other = data_of(path, time="day", fill="ffill")
+    assert windows(other, "test")[0][0, :, 0].tolist() == [24, 25, 26, 27, 27, 27]
+
+
+def test_what_is_filled_is_neither_learnt_nor_scored(tmp_path):
+    for fill in ("linear", "ffill"):
+        data = data_of(holes(tmp_path, gap=(10, 11, 33)), time="day", fill=fill)
+        known = set(range(40)) - {10, 11, 20, 33}
+        for split, start in (("train", 6), ("test", 30)):
+            y = windows(data, split)[1]
+            told = {int(value) for value in y[~y.isnan()]}
+            assert told == {step for step in known if start <= step < (30 if split == "train" else 40)}
+
+
+@pytest.mark.parametrize("start", [4, 28, 30])
+def test_gaps_that_leave_a_part_empty(start, tmp_path):
+    with pytest.raises(UserError, match=r"before a gap|its gaps are too long"):
+        data_of(holes(tmp_path, gap=range(start, 38), empty=2), time="day", fill="linear")
+
+
+def test_gaps_everywhere_are_gaps(tmp_path):
+    """No stretch of ten rows without one tells the step."""
+    days = pd.date_range("2024-01-01", periods=60)
+    weekdays = pd.bdate_range("2024-01-01", periods=60)
+    for times, freq, left_out in (
+        (days, "D", np.arange(60) % 5 == 4),
+        (weekdays, "B", weekdays.day_of_week == 2),
+        (pd.date_range("2024-01-01", periods=60, freq="h"), "h", np.arange(60) % 5 == 4),
+        (
+            pd.Index(pd.date_range("2000-01-01", periods=60, freq="MS") + pd.Timedelta("14D")),
+            None,
+            np.arange(60) % 5 == 4,
+        ),
+    ):
+        frame = pd.DataFrame({"day": times, "y": np.arange(60.0)})[~left_out]
+        frame.to_csv(tmp_path / "gaps.csv", index=False)
+        with pytest.raises(UserError, match="missing"):
+            data_of(tmp_path / "gaps.csv", time="day")
+        panel = data_of(tmp_path / "gaps.csv", time="day", fill="linear").panel
+        assert panel.end[0] == len(times) - left_out[-1]
+        assert (panel.times[: panel.end[0]] == times[: panel.end[0]]).all()
+        if freq:
+            assert panel.freq == freq
+    uneven = pd.to_datetime("2024-01-01") + pd.to_timedelta(np.arange(40) ** 2, unit="D")
+    with pytest.raises(UserError, match=r"data\.fill=ffill needs times that are even"):
+        data_of(table(tmp_path, time=uneven), time="time", fill="ffill")
+
+
+@pytest.mark.parametrize(
+    ("cells", "dayfirst", "first", "second"),
+    [
+        (months(40).strftime("%Y%m").astype(int), False, "2020-01-01", "2020-02-01"),
+        (pd.date_range("2024-01-30", periods=40).strftime("%Y%m%d").astype(int), False, "2024-01-30", "2024-01-31"),
+        (months(40).strftime("%d/%m/%Y"), True, "2020-01-01", "2020-02-01"),
+        (pd.date_range("2024-01-12", periods=40).strftime("%d.%m.%Y"), True, "2024-01-12", "2024-01-13"),
+        (pd.date_range("2024-01-01", periods=40, freq="12h").astype(str).str.removesuffix(" 00:00:00"), False,
+         "2024-01-01", "2024-01-01T12"),
+        (pd.period_range("2020-01", periods=40, freq="Q").astype(str), False, "2020-01-01", "2020-04-01"),
+    ],
+)  # fmt: skip
+def test_ways_to_write_a_date(cells, dayfirst, first, second, tmp_path):
+    data = data_of(table(tmp_path, when=np.array(cells)), time="when", dayfirst=dayfirst)
+    assert (data.panel.times[:2] == np.array([first, second], dtype="datetime64[ns]")).all()
+
+
+def test_dialects_of_csv(tmp_path):
+    rows = [f"{n};00{n // 40 + 7};{n * n}" for n in range(80)]
+    for sep, start in ((";", ""), ("\t", ""), (",", "\ufeff")):
+        path = tmp_path / "dialect.csv"
+        path.write_text(start + "\n".join(["t; shop; y", *rows]).replace(";", sep), encoding="utf-8")
+        data = data_of(path, series_id="shop")
+        assert data.panel.names == ["007", "008"]
+        assert data.panel.values[:3, 0].tolist() == [0, 1, 4]
 
 
 def test_weather_needs_no_file():
@@ -307,8 +375,7 @@ def test_a_file_that_is_no_table(refused, tmp_path):
     (tmp_path / "noise.csv").write_bytes(bytes(range(256)))
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "header.csv").write_text("y\n")
-    assert "has no column y" in refused(tmp_path / "noise.csv")
-    for name in ("noise.parquet", "empty.csv"):
+    for name in ("noise.parquet", "noise.csv", "empty.csv"):
         assert "cannot be read as a table" in refused(tmp_path / name)
     assert "has no rows" in refused(tmp_path / "header.csv")
 
@@ -338,6 +405,26 @@ def test_times_that_do_not_rise(refused, tmp_path):
     assert "m holds what is no time: row 6: soon" in refused(table(tmp_path, m=none.values), "data.time=m")
 
 
+def test_a_table_with_more_cells_than_names(refused, tmp_path):
+    path = tmp_path / "wide.csv"
+    path.write_text("y,z\n" + "\n".join(f"{n},{n},7" for n in range(40)))
+    assert "more cells than its header has names" in refused(path)
+    path.write_text("y,z,y\n" + "\n".join(f"{n},{n},7" for n in range(40)))
+    assert "more than one column y" in refused(path)
+
+
+def test_values_that_32_bits_cannot_hold(refused, tmp_path):
+    message = refused(table(tmp_path, y=1e9 + np.sin(np.arange(40))))
+    assert "subtract a constant from it" in message
+
+
+def test_times_of_another_world(refused, tmp_path):
+    far = np.arange(40)
+    far[-1] = 10**13
+    assert "not evenly spaced" in refused(table(tmp_path, t=far), "data.time=t", "data.fill=linear")
+    assert "t holds what is no time: row 40: inf" in refused(table(tmp_path, t=[*range(39), np.inf]), "data.time=t")
+
+
 def test_a_series_that_is_too_short(refused, tmp_path):
     message = refused(table(tmp_path, y=np.arange(18.0)))
     assert "has 18 steps" in message
@@ -354,7 +441,7 @@ def test_sizes_that_do_not_fit(refused, tmp_path):
     assert "data.val=1.5 must be a share" in refused(path, "data.val=1.5")
     assert "data.val=0.5 and data.test=0.5 leave nothing" in refused(path, "data.val=0.5", "data.test=0.5")
     assert "data.test=2 is shorter than data.horizon=3" in refused(path, "data.test=2")
-    assert "model.quantiles=[0.9, 0.1] must be numbers between 0 and 1, rising" in refused(
+    assert "model.quantiles=[0.9, 0.1] must be numbers between 0 and 1, rising, 0.5 among them" in refused(
         path, "model.quantiles=[0.9,0.1]"
     )
 
@@ -365,6 +452,7 @@ def test_options_that_do_not_fit(refused, tmp_path):
     assert "column x more than once" in refused(path, "data.covariates=[x]", "data.future_covariates=[x]")
     assert "model.log=true needs targets that are positive" in refused(path, "model.log=true")
     assert "leave out covariates" in refused(path, "model.head=recursive", "data.covariates=[x]")
+    assert "cell.bidirectional=true" in refused(path, "model.head=recursive", "cell.bidirectional=true")
     assert "one step at a time" in refused(path, "model.head=recursive", "model.patch=2")
 
 

@@ -53,8 +53,8 @@ def draw_forecasts(charts: Sequence[Forecast], quantiles: tuple[float, ...], fre
         line.set_label(f"forecast, {len(times)} steps from each dotted line")
         if len(quantiles) > 1:
             band.set_label(f"{quantiles[-1] - quantiles[0]:.0%} interval")
-        axes.set_title(chart.title, loc="right", fontsize="small")
-        axes.set_ylabel(chart.target)
+        axes.set_title(chart.title, loc="right", fontsize="small", parse_math=False)
+        axes.set_ylabel(chart.target, parse_math=False)
         _time_axis(axes, chart.times, freq)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize="small")
         axes.grid(alpha=0.3)

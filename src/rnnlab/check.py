@@ -23,6 +23,10 @@ def _is_split(value: Any) -> bool:
     return all(map(_number(0), shares)) and abs(sum(shares) - 1) < 1e-6
 
 
+def _is_switch(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
 def _is_part(value: Any) -> bool:
     return _number(0, 1)(value) or _whole(1)(value)
 
@@ -33,7 +37,7 @@ def _are_names(value: Any) -> bool:
 
 def _are_levels(value: Any) -> bool:
     inside = isinstance(value, list) and len(value) > 0 and all(_number(0, 1)(level) and level > 0 for level in value)
-    return inside and all(low < high for low, high in pairwise(value))
+    return inside and 0.5 in value and all(low < high for low, high in pairwise(value))
 
 
 _SIZE = (_whole(1), "a whole number, 1 or more")
@@ -52,7 +56,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("val", "test"), (_is_part, "a share from 0 to below 1, or a whole number of steps")),
     **dict.fromkeys(("covariates", "future_covariates"), (_are_names, "a list of columns")),
     "target": (lambda value: isinstance(value, str) or (_are_names(value) and value), "a column, or a list of columns"),
-    "quantiles": (_are_levels, "numbers between 0 and 1, rising"),
+    "quantiles": (_are_levels, "numbers between 0 and 1, rising, 0.5 among them"),
     "loss": (lambda value: value in ("pinball", "mae", "huber", "mse"), "pinball, mae, huber or mse"),
     "norm": (lambda value: value in ("last", "std", "mean", "none"), "last, std, mean or none"),
     "head": (lambda value: value in ("direct", "recursive"), "direct or recursive"),
@@ -72,7 +76,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "top_k": (_whole(0), "a whole number; 0 keeps all"),
     "top_p": (lambda value: _number(0)(value) and 0 < value <= 1, "a number above 0, at most 1"),
     "seed": (lambda value: _whole(0)(value) and value < 2**32, "a whole number, 0 or more and below 2^32"),
-    **dict.fromkeys(("bidirectional", "tied", "backtest"), (lambda value: isinstance(value, bool), "true or false")),
+    **dict.fromkeys(
+        ("bidirectional", "tied", "backtest", "dayfirst"), (lambda value: isinstance(value, bool), "true or false")
+    ),
     "nonlinearity": (lambda value: value in ("tanh", "relu"), "tanh or relu"),
     "interval": (lambda value: value in ("step", "epoch"), "step or epoch"),
     "max_epochs": (lambda value: value is None or value == -1 or _SIZE[0](value), f"{_SIZE[1]}, or -1 for no end"),

@@ -209,6 +209,9 @@ def load_parts(path: str | Path, data: dict[str, Any]) -> tuple[Any, Any]:
     **Raises:** `UserError`, see `load`, `build` and `load_weights`.
     """
     saved = load(path)
+    unknown = [] if "_target_" in data else [key for key in data if key not in saved["rnnlab"]["data"]]
+    known = ", ".join(key for key in saved["rnnlab"]["data"] if not key.startswith("_"))
+    require(not unknown, f"data.{', data.'.join(unknown)}: no setting of the checkpoint's data, which has {known}.")
     model = build(saved["rnnlab"]["model"], path, spec=saved["hyper_parameters"]["spec"])
     load_weights(model, saved, path)
     datamodule = build(data if "_target_" in data else {**saved["rnnlab"]["data"], **data}, path)

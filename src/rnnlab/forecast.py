@@ -1,6 +1,7 @@
 """What a trained forecaster is for: the steps after the last one that is known."""
 
 import csv
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,7 @@ from rnnlab.check import check
 from rnnlab.console import tell
 from rnnlab.data.windows import ForecastData, Panel, Windows
 from rnnlab.errors import UserError, require
-from rnnlab.tasks.forecaster import Forecaster, shown_of
+from rnnlab.tasks.forecaster import Forecaster
 
 BATCH = 1024  # windows that are forecast at once
 PRINTED = 40  # rows
@@ -98,11 +99,13 @@ def _table(
     table = [header]
     series = panel.series(torch.from_numpy(rows[:, 0].copy())).tolist()
     truth = panel.values[torch.from_numpy(rows), : len(panel.targets)]
+    if panel.filled is not None:
+        truth = truth.masked_fill(panel.filled[torch.from_numpy(rows)], torch.nan)
     cells = torch.cat((values, truth[..., None]), dim=-1) if backtest else values
     for whose, steps, forecasts in zip(series, rows, cells.flatten(2).tolist(), strict=True):
         start = [panel.names[whose]] * (len(panel.names) > 1) + [times[steps[0] - 1]] * backtest
         table += [
-            [*start, times[row], *(f"{cell:.7g}" for cell in forecast)]
+            [*start, times[row], *("" if math.isnan(cell) else f"{cell:.7g}" for cell in forecast)]
             for row, forecast in zip(steps, forecasts, strict=True)
         ]
     return table
@@ -112,8 +115,8 @@ def _written(times: np.ndarray) -> np.ndarray:
     """Times as text: dates without an hour where there are no hours."""
     if times.dtype.kind != "M":
         return times.astype(str)
-    days = times.astype("datetime64[D]")
-    return np.datetime_as_string(days if (days == times).all() else times.astype("datetime64[s]"))
+    rounded = (times.astype(f"datetime64[{unit}]") for unit in ("D", "s", "ms", "us", "ns"))
+    return np.datetime_as_string(next(coarse for coarse in rounded if (coarse == times).all()))
 
 
 def _write(out: str, table: list[list[str]]) -> None:
@@ -125,7 +128,7 @@ def _write(out: str, table: list[list[str]]) -> None:
 
 
 def _draw(plot: str, model: Forecaster, panel: Panel, rows: np.ndarray, values: torch.Tensor) -> None:
-    charts = [model.chart(panel, rows[:, 0], *which) for which in shown_of(panel)]
+    charts = model.charts(panel, torch.from_numpy(rows[:, 0].copy()))
     try:
         draw_forecasts(charts, model.quantiles, panel.freq).savefig(plot, dpi=110)
     except (OSError, ValueError) as error:

@@ -122,6 +122,8 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     # there may be no validation part
     warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")
+    # debug=overfit scores what has nothing to be compared with
+    warnings.filterwarnings("ignore", ".*was called before the ``update`` method.*")
     # lightning 2.6 calls what torch 2.13 deprecates
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*")
 
@@ -134,7 +136,7 @@ def _score(trainer: pl.Trainer, model: Task, datamodule: SequenceData, ckpt: str
     elif "val" in datamodule.splits:
         trainer.validate(model, **how)
     else:
-        tell("Nothing is scored: data.split leaves no validation or test part.")
+        tell("Nothing is scored: the data have no validation or test part.")
 
 
 def _class(target: str) -> Any:
@@ -154,7 +156,8 @@ def _check_fits(what: str, saved: dict[str, Any], model: Task, cfg: DictConfig, 
     then = {**saved["rnnlab"]["model"], "spec": saved["hyper_parameters"]["spec"]}
     now = {**_plain_parts(cfg)["model"], "spec": model.spec.as_dict()}
     same_weights = _shapes(saved["state_dict"]) == _shapes(model.state_dict())
-    matters += ("spec.vocab",) if same_weights else ("cell.", "spec.", "embedding", "tied")
+    sizes = ("spec.kind", "spec.vocab", "spec.input_size", "spec.output_size", "spec.seq_len", "spec.horizon")
+    matters += ("spec.vocab",) if same_weights else ("cell.", "embedding", "tied", "patch", "head", *sizes)
     before = dict(conf.leaves(then))
     changed = [
         f"{key} is {_brief(value)} here and {_brief(before.get(key))} there"
@@ -168,7 +171,8 @@ def _check_fits(what: str, saved: dict[str, Any], model: Task, cfg: DictConfig, 
 
 
 def _brief(value: Any) -> Any:
-    return f"{''.join(value)[:100]!r}" if isinstance(value, list) else value  # a vocabulary
+    is_text = isinstance(value, list) and all(isinstance(sign, str) for sign in value)
+    return f"{''.join(value)[:100]!r}" if is_text else value  # a vocabulary
 
 
 def _shapes(state: dict[str, Any]) -> dict[str, Any]:
@@ -240,7 +244,8 @@ def _tell(trainer: pl.Trainer, model: Task, datamodule: SequenceData, folder: Pa
     scores = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith(split)}
     defined = {name: score if math.isfinite(score) else None for name, score in scores.items()}  # JSON has no nan
     (folder / "metrics.json").write_text(json.dumps(defined, indent=2) + "\n", encoding="utf-8")
-    tell(model.table(scores))
+    if scores:
+        tell(model.table(scores))
     model.eval()  # without dropout
     if (text := model.text(datamodule.example(1))) is not None:
         tell(text)

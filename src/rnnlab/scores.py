@@ -17,13 +17,13 @@ class ForecastScores(MeanLoss):
     - `pinball`, `coverage`: the mean pinball loss of the quantiles (Koenker & Bassett 1978), and the share of truths
       from the lowest to the highest quantile.
 
-    The point forecast is the quantile nearest to the median.
+    The point forecast is the median.
 
     **Arguments:**
 
     - `horizon`: steps of a forecast.
     - `targets`: names of what is forecast; of several, each has scores of its own, too.
-    - `quantiles`: that are forecast; empty for a point forecast.
+    - `quantiles`: that are forecast, 0.5 among them; empty for a point forecast.
     - `suffix`: of the names.
     """
 
@@ -32,7 +32,7 @@ class ForecastScores(MeanLoss):
     )
 
     def __init__(self, horizon: int, targets: tuple[str, ...], quantiles: tuple[float, ...], suffix: str = ""):
-        super().__init__(7, horizon, len(targets))
+        super().__init__(8, horizon, len(targets))
         self.targets = targets
         self.quantiles = quantiles
         self.suffix = suffix
@@ -43,12 +43,14 @@ class ForecastScores(MeanLoss):
         **Arguments:**
 
         - `forecast`: (batch, horizon, targets, quantiles); a single last value is a point forecast.
-        - `y`: (batch, horizon, targets).
+        - `y`: (batch, horizon, targets), not a number where it is not known.
         - `differences`: (batch, 1, targets) what the seasonal-naive forecast misses by before this part.
         """
+        known = ~y.isnan()
         error = y - forecast[..., median(self.quantiles) if forecast.shape[-1] > 1 else 0]
         size = y.abs() + (y - error).abs()
         rows = [
+            known,
             error.abs(),
             error.square(),
             torch.where(size > 0, 200 * error.abs() / size, 0.0),
@@ -60,33 +62,34 @@ class ForecastScores(MeanLoss):
             rows.append((forecast.amin(-1) <= y) & (y <= forecast.amax(-1)))
         sums = torch.zeros_like(self.total)
         for number, row in enumerate(rows):
-            sums[number] = row.sum(0)
+            sums[number] = row.where(known, 0).sum(0)
         super().update(sums, len(y))
 
     def compute(self) -> dict[str, float]:  # type: ignore[override]
-        means = super().compute()  # (rows, horizon, targets)
-        self.by_step = torch.stack((means[0], means[3] / means[4])) if self.count else None
+        sums = self.total - self.excess  # (rows, horizon, targets)
+        self.by_step = torch.stack((sums[1] / sums[0], sums[4] / sums[5])) if self.count else None
         if self.by_step is None:
             return {}
-        scores = self._scores(means, "")
+        scores = self._scores(sums, "")
         if len(self.targets) > 1:
             for number, name in enumerate(self.targets):
-                scores |= self._scores(means[..., number : number + 1], f"{name}/")
+                scores |= self._scores(sums[..., number : number + 1], f"{name}/")
         return scores
 
-    def _scores(self, means: Tensor, prefix: str) -> dict[str, float]:
-        absolute, squared, symmetric, scaled, counted, lost, covered = means.mean((1, 2)).tolist()
+    def _scores(self, sums: Tensor, prefix: str) -> dict[str, float]:
+        known, absolute, squared, symmetric, scaled, counted, lost, covered = sums.double().sum((1, 2)).tolist()
+        known = known or float("nan")
         scores = {
-            "mae": absolute,
-            "rmse": squared**0.5,
-            "smape": symmetric,
+            "mae": absolute / known,
+            "rmse": (squared / known) ** 0.5,
+            "smape": symmetric / known,
             "mase": scaled / counted if counted else float("nan"),
-            "mae_first_step": means[0, 0].mean().item(),
+            "mae_first_step": (sums[1, 0].sum() / sums[0, 0].sum()).item(),
         }
         if self.quantiles:
-            scores["pinball"] = lost
+            scores["pinball"] = lost / known
         if len(self.quantiles) > 1 and not self.suffix:  # a point has no width
-            scores["coverage"] = covered
+            scores["coverage"] = covered / known
         return {f"{prefix}{name}{self.suffix}": score for name, score in scores.items()}
 
 
@@ -97,5 +100,5 @@ def pinball(forecast: Tensor, y: Tensor, quantiles: Tensor) -> Tensor:
 
 
 def median(quantiles: tuple[float, ...]) -> int:
-    """The place of the quantile that is nearest to the median; 0 for a point forecast."""
-    return min(range(len(quantiles)), key=lambda place: abs(quantiles[place] - 0.5), default=0)
+    """The place of the median, which is the point forecast; 0 without quantiles."""
+    return quantiles.index(0.5) if quantiles else 0

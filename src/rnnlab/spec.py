@@ -25,7 +25,7 @@ class SequenceSpec:
     - `seq_len`: steps of a sequence.
     - `vocab`: for tokens, the sign of every index; empty if tokens are bytes.
     - `horizon`, `season`: for series, the steps to forecast, and those after which a series repeats itself.
-    - `targets`: for series, their names.
+    - `targets`, `covariates`: for series, the names of what is forecast, and of what else is known.
     - `scale`: for series, (mean, standard deviation) of each column in the training part.
     - `log_scale`: for series, the same of each target's logarithm; empty for a target that is not always positive.
     - `grows`: for series, whether a target's swings grow with its level.
@@ -41,6 +41,7 @@ class SequenceSpec:
     horizon: int = 0
     season: int = 1
     targets: tuple[str, ...] = ()
+    covariates: tuple[str, ...] = ()
     scale: tuple[tuple[float, ...], ...] = ()
     log_scale: tuple[tuple[float, ...], ...] = ()
     grows: tuple[bool, ...] = ()
@@ -48,7 +49,7 @@ class SequenceSpec:
     freq: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("vocab", "targets", "grows"):  # a checkpoint gives lists
+        for name in ("vocab", "targets", "covariates", "grows"):  # a checkpoint gives lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("scale", "log_scale"):
             object.__setattr__(self, name, tuple(map(tuple, getattr(self, name))))

@@ -1,5 +1,6 @@
 """What the network makes of the validation set, to read and to look at."""
 
+import time
 from typing import Any
 
 import lightning.pytorch as pl
@@ -10,10 +11,15 @@ from rnnlab.figures import boards, publish, verbatim
 
 
 class Pictures(pl.Callback):
-    """At each validation, puts the task's `text` and `figures` into TensorBoard; the newest figures into `figures/`.
+    """At validations, puts the task's `text` and `figures` into TensorBoard; the newest figures into `figures/`.
 
-    Texts are printed, too, but for the last one: a run ends with the text of its best checkpoint.
+    Texts are printed, too, but for the last one: a run ends with the text of its best checkpoint. Drawing may take a
+    tenth of the time: a validation that follows too soon has no figures, but for the last one.
     """
+
+    def __init__(self) -> None:
+        self.due = 0.0  # time from which figures are drawn again
+        self.late = False  # the newest validation has no figures
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or not trainer.is_global_zero:
@@ -25,12 +31,23 @@ class Pictures(pl.Callback):
                 board.experiment.add_text("sample", verbatim(text), trainer.global_step)
             if trainer.global_step < trainer.estimated_stepping_batches:
                 tell(f"\nat step {trainer.global_step}:\n{text}\n")
-        self._publish(trainer, task, "val")
+        self.late = time.monotonic() < self.due
+        if not self.late:
+            self._publish(trainer, task, "val")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.late:
+            pl_module.eval()  # as in a validation
+            self._publish(trainer, pl_module, "val")
+            pl_module.train()
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             self._publish(trainer, pl_module, "test")
 
     def _publish(self, trainer: pl.Trainer, task: Any, split: str) -> None:
+        start = time.monotonic()
         for name, figure in task.figures(trainer.datamodule, split).items():  # type: ignore[attr-defined]
             publish(trainer, name, figure)
+        end = time.monotonic()
+        self.due = end + 9 * (end - start)

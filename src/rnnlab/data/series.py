@@ -16,7 +16,7 @@ class SeriesData(ForecastData):
 
     - `path`: a CSV file with a header, or a Parquet file.
     - `target`: the column to be forecast, or several.
-    - `time`, `series_id`, `covariates`, `future_covariates`, `calendar`, `fill`: see `read_panel`.
+    - `time`, `series_id`, `covariates`, `future_covariates`, `calendar`, `dayfirst`, `fill`: see `read_panel`.
     - `split`: see `ForecastData`.
 
     **Raises:** `UserError` for whatever is wrong with the file, with its rows.
@@ -31,6 +31,7 @@ class SeriesData(ForecastData):
         covariates: list[str] | None = None,
         future_covariates: list[str] | None = None,
         calendar: list[str] | None = None,
+        dayfirst: bool = False,
         fill: str | None = None,
         **split: Any,
     ):
@@ -43,6 +44,7 @@ class SeriesData(ForecastData):
             "covariates": covariates or [],
             "future_covariates": future_covariates or [],
             "calendar": calendar or [],
+            "dayfirst": dayfirst,
             "fill": fill,
         }
 

@@ -1,8 +1,11 @@
 """Series out of a CSV or Parquet file, on an even grid of times. Every fault of a file is told with its rows."""
 
+import csv
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,6 +43,7 @@ def read_panel(
     covariates: list[str],
     future_covariates: list[str],
     calendar: list[str],
+    dayfirst: bool,
     fill: str | None,
     horizon: int,
 ) -> Panel:
@@ -54,6 +58,7 @@ def read_panel(
     - `covariates`: columns that are known of the past.
     - `future_covariates`: columns that are known ahead; the last rows of a series may hold these alone.
     - `calendar`: what of each time to add to these, as sine and cosine: names in `CALENDAR`.
+    - `dayfirst`: whether 01/02/2020 is the first of February.
     - `fill`: what to put where rows or cells are missing: `linear`, `ffill`, or `None`, which refuses them.
     - `horizon`: steps that the panel goes on behind the end of each series.
 
@@ -65,7 +70,7 @@ def read_panel(
     wanted = [name for name in (*numbers, time, series_id) if name is not None]
     twice = [name for name, times in Counter(wanted).items() if times > 1]
     require(not twice, f"data asks for column {', '.join(twice)} more than once.")
-    frame = _read(pd, path, wanted)
+    frame = _read(pd, path, wanted, series_id)
     rows = np.arange(1, len(frame) + 1)
     cells = np.column_stack([_numbers(pd, path, frame[name]) for name in numbers])
     series, names = np.zeros(len(frame), dtype=np.int64), [""]
@@ -74,8 +79,10 @@ def read_panel(
         empty = rows[series < 0]
         require(not len(empty), f"data.path={path}: {series_id} is empty in {_rows(empty)}.")
         names = [str(name) for name in found]
-    times = rows if time is None else _times(pd, path, frame[time])
+    times = rows if time is None else _times(pd, path, frame[time], dayfirst)
     del frame
+    if "pyarrow" in sys.modules:  # keeps what reading took, twice the table
+        sys.modules["pyarrow"].default_memory_pool().release_unused()
     if np.count_nonzero(np.diff(series)) >= len(names):  # not one series after the other
         order = np.argsort(series, kind="stable")
         rows, cells, series, times = rows[order], cells[order], series[order], times[order]
@@ -84,7 +91,7 @@ def read_panel(
         times = times - times[begin][series] + 1
     else:
         _check_order(path, time, times, series, rows)
-    steps, time_at, freq = _grid(pd, path, times, series, begin, horizon)
+    steps, time_at, freq = _grid(pd, path, times, series, begin, horizon, fill)
 
     count = np.append(steps[begin[1:] - 1], steps[-1]) + 1
     length = count
@@ -111,35 +118,52 @@ def read_panel(
         _fill(values, missing, end[whose], linear=fill == "linear")
     dated = time is not None and times.dtype.kind == "M"
     require(dated or not calendar, f"data.calendar={calendar} needs dates: data.time={time or 'null'} gives none.")
+    ahead = (*future_covariates, *(f"{part} of {name}" for name in calendar for part in ("sine", "cosine")))
     columns = [values, *(_calendar(pd, name, times) for name in calendar)]
     return Panel(
         torch.from_numpy(np.concatenate(columns, axis=1, dtype=np.float32, casting="same_kind")),
         tuple(target),
-        (*future_covariates, *(f"{part} of {name}" for name in calendar for part in ("sine", "cosine"))),
+        (*covariates, *ahead),
+        ahead,
         names,
         first,
         end,
         times,
         freq,
+        torch.from_numpy(missing[:, : len(target)]) if missing.any() else None,
         missing.any(1) if fill == "linear" and missing.any() else None,
     )
 
 
-def _read(pd: ModuleType, path: Path, wanted: list[str]) -> Any:
+def _read(pd: ModuleType, path: Path, wanted: list[str], *texts: str | None) -> Any:
+    """The wanted columns of a file, in the order of its rows; those of `texts` are no numbers."""
     require(path.is_file(), f"data.path={path}: there is no such file.")
+    parquet = path.suffix.lower() in (".parquet", ".pq")
     try:
-        if path.suffix in (".parquet", ".pq"):
-            frame = pd.read_parquet(path)
+        if parquet:
+            from pyarrow.parquet import read_schema
+
+            names = [name for name in read_schema(path).names if not name.startswith("__index_level_")]
+        else:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                lines = list(islice(file, 2))
+            sep = max(",;\t", key=lines[0].count) if lines else ","
+            names, *row = csv.reader(lines, delimiter=sep, skipinitialspace=True)
+            wide = row != [] and len(row[0]) > len(names)  # pandas would take the first cells for an index
+            require(not wide, f"data.path={path}: its rows have more cells than its header has names.")
+        for name in wanted:
+            require(name in names, f"data.path={path} has no column {name}. It has: {', '.join(names)}.")
+            require(names.count(name) == 1, f"data.path={path} has more than one column {name}.")
+        if parquet:
+            frame = pd.read_parquet(path, columns=wanted)
             frame = frame.reset_index() if any(frame.index.names) else frame
         else:
-            frame = pd.read_csv(path, usecols=lambda name: name in wanted, skipinitialspace=True)
-            if len(frame.columns) < len(wanted):
-                frame = pd.read_csv(path, nrows=0, skipinitialspace=True)
+            frame = pd.read_csv(
+                path, sep=sep, usecols=wanted, skipinitialspace=True, index_col=False, dtype=dict.fromkeys(texts, str)
+            )
     except (ValueError, OSError, ImportError) as error:
-        first_line = str(error).strip().split("\n")[0]
-        raise UserError(f"data.path={path} cannot be read as a table: {first_line}") from error
-    for name in wanted:
-        require(name in frame, f"data.path={path} has no column {name}. It has: {', '.join(map(str, frame.columns))}.")
+        told = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(f"data.path={path} cannot be read as a table: {told}") from error
     require(len(frame) > 0, f"data.path={path} has no rows.")
     return frame
 
@@ -155,24 +179,40 @@ def _numbers(pd: ModuleType, path: Path, column: Any) -> np.ndarray:
             raise UserError(f"data.path={path}: {column.name} holds what is no number: {cells}{_more(wrong)}.")
     values = values.to_numpy(dtype=np.float64, na_value=np.nan)
     with np.errstate(over="ignore"):
-        infinite = np.flatnonzero(np.isinf(values.astype(np.float32)))
+        stored = values.astype(np.float32)  # what the network computes with
+    infinite = np.flatnonzero(np.isinf(stored))
     require(not len(infinite), f"data.path={path}: {column.name} is infinite in {_rows(infinite + 1)}.")
+    known = ~np.isnan(values)
+    lost, moves = np.abs(stored - values)[known].sum(), np.abs(np.diff(values[known])).sum()
+    require(
+        lost <= 0.01 * moves or lost == 0,
+        f"data.path={path}: {column.name} moves so little at its level that numbers of 32 bits cannot tell its values "
+        "apart: subtract a constant from it.",
+    )
     return values
 
 
-def _times(pd: ModuleType, path: Path, column: Any) -> np.ndarray:
+def _times(pd: ModuleType, path: Path, column: Any, dayfirst: bool) -> np.ndarray:
     """A column of times as numpy's datetimes, those with a time zone in UTC, or as numbers."""
     times = column
     if not pd.api.types.is_numeric_dtype(column):
         with warnings.catch_warnings(action="ignore"):  # of a column without one format; what cannot be read is told
             try:
-                times = pd.to_datetime(column, errors="coerce")
+                times = pd.to_datetime(column, errors="coerce", dayfirst=dayfirst)
             except ValueError:  # several time zones
-                times = pd.to_datetime(column, errors="coerce", utc=True)
-    wrong = np.flatnonzero(times.isna())
+                times = pd.to_datetime(column, errors="coerce", dayfirst=dayfirst, utc=True)
+            if times.isna().any():  # dates, some with a time of day
+                times = times.fillna(pd.to_datetime(column, errors="coerce", format="ISO8601"))
+    elif pd.api.types.is_integer_dtype(column):
+        for digits, form in ((8, "%Y%m%d"), (6, "%Y%m")):
+            if column.between(1900 * 10 ** (digits - 4), 2200 * 10 ** (digits - 4)).all():
+                dates = pd.to_datetime(column.astype(str), errors="coerce", format=form)
+                times = times if dates.isna().any() else dates
+    wrong = np.flatnonzero(times.isna() | np.isin(times, (np.inf, -np.inf)))
     if len(wrong):
         cells = ", ".join(f"row {row + 1}: {column.iloc[row]!s:.40}" for row in wrong[:SHOWN])
-        raise UserError(f"data.path={path}: {column.name} holds what is no time: {cells}{_more(wrong)}.")
+        hint = "" if dayfirst else " For dates that begin with the day, set data.dayfirst=true."
+        raise UserError(f"data.path={path}: {column.name} holds what is no time: {cells}{_more(wrong)}.{hint}")
     return (times.dt.tz_convert(None) if getattr(times.dtype, "tz", None) else times).to_numpy()
 
 
@@ -191,7 +231,7 @@ def _check_order(path: Path, time: str, times: np.ndarray, series: np.ndarray, r
 
 
 def _grid(
-    pd: ModuleType, path: Path, times: np.ndarray, series: np.ndarray, begin: np.ndarray, horizon: int
+    pd: ModuleType, path: Path, times: np.ndarray, series: np.ndarray, begin: np.ndarray, horizon: int, fill: str | None
 ) -> tuple[np.ndarray, TimeAt, str | None]:
     """The step of each row since its series began, what time a step of a series is, and the frequency.
 
@@ -199,24 +239,26 @@ def _grid(
     """
     start = times[begin]
     gaps = np.diff(times)[np.diff(series) == 0]
-    usual = np.sort(gaps)[len(gaps) // 2] if len(gaps) else times.dtype.type(1)
-    if times.dtype.kind == "M":
-        freq = _frequency(pd, times, series)
-        # a fine step and a long gap may be more than memory holds
-        if freq is not None and (times.max() - times.min()) / usual < 1000 * len(times):
-            grid = pd.date_range(times.min(), times.max(), freq=freq)
-            grid = grid.append(pd.date_range(grid[-1], periods=horizon + 1, freq=freq)[1:]).to_numpy()
-            place = np.searchsorted(grid, times)
-            if (grid[place] == times).all():
-                return place - place[begin][series], lambda whose, step: grid[place[begin][whose] + step], freq
-    else:
-        steps = (times - start[series]) / usual
-        whole = np.rint(steps).astype(np.int64)
-        if np.abs(steps - whole).max() < 1e-3:
-            return whole, lambda whose, step: start[whose] + step * usual, None
-    uneven = int(np.argmax(gaps != usual))
-    tell(f"{path}: the times are not evenly spaced (most steps are {_shown(usual)}, one is {_shown(gaps[uneven])}). "
-         "Each row counts as one step.")  # fmt: skip
+    dated = times.dtype.kind == "M"
+    usual = np.sort(gaps)[len(gaps) // 2] if len(gaps) else np.timedelta64(1, "D") if dated else times.dtype.type(1)
+    if not len(gaps) or (times.max() - times.min()) / usual < 1000 * len(times):  # more may be more than memory holds
+        if not dated:
+            steps = (times - start[series]) / usual
+            whole = np.rint(steps).astype(np.int64)
+            if np.abs(steps - whole).max() < 1e-3 and _mostly_even(whole, series):
+                return whole, lambda whose, step: start[whose] + step * usual, None
+        elif (freq := _frequency(pd, times, series, gaps)) is not None:
+            index = pd.date_range(times.min(), times.max(), freq=freq)
+            grid = index.append(pd.date_range(index[-1], periods=horizon + 1, freq=freq)[1:]).to_numpy()
+            place = np.minimum(np.searchsorted(grid, times), len(grid) - 1)
+            if (grid[place] == times).all() and _mostly_even(place, series):
+                return place - place[begin][series], lambda whose, step: grid[place[begin][whose] + step], index.freqstr
+    low, high = (pd.Timedelta(gap) if dated else gap for gap in (gaps.min(), gaps.max()))
+    uneven = f"{path}: the times are not evenly spaced: steps are from {low} to {high}"
+    if low == high:
+        uneven = f"{path}: the series have the same step, {low}, but not the same times"
+    require(fill is None, f"{uneven}. data.fill={fill} needs times that are even but for gaps.")
+    tell(f"{uneven}. Each row counts as one step.")
     count = np.bincount(series)
 
     def time_at(whose: np.ndarray, step: np.ndarray) -> np.ndarray:
@@ -226,8 +268,14 @@ def _grid(
     return np.arange(len(times)) - begin[series], time_at, None
 
 
-def _frequency(pd: ModuleType, times: np.ndarray, series: np.ndarray) -> str | None:
-    """The step that most stretches of the times agree on."""
+def _mostly_even(place: np.ndarray, series: np.ndarray) -> bool:
+    """Whether most rows of a series are one step after another: else its times are uneven, rather than full of gaps."""
+    steps = np.diff(place)[np.diff(series) == 0]
+    return bool(2 * np.count_nonzero(steps == 1) >= len(steps))
+
+
+def _frequency(pd: ModuleType, times: np.ndarray, series: np.ndarray, gaps: np.ndarray) -> Any:
+    """The step that most stretches of the times agree on; with gaps in all of them, the smallest step there is."""
     looked_at = min(LOOKED_AT, int(np.bincount(series).max()))
     places = np.linspace(0, len(times) - looked_at, 50, dtype=np.int64)
     stretches = [times[row : row + looked_at] for row in places if series[row] == series[row + looked_at - 1]]
@@ -235,8 +283,18 @@ def _frequency(pd: ModuleType, times: np.ndarray, series: np.ndarray) -> str | N
     with warnings.catch_warnings(action="ignore"):  # from pandas 4 on it is an offset
         found = Counter(pd.infer_freq(pd.DatetimeIndex(stretch)) for stretch in stretches if looked_at >= 3)
     found.pop(None, None)
-    freq = found.most_common(1)[0][0] if found else None
-    return getattr(freq, "freqstr", freq)
+    if found:
+        return found.most_common(1)[0][0]
+    if not len(gaps):
+        return None
+    index = pd.DatetimeIndex(times)
+    if gaps.min() < np.timedelta64(28, "D"):
+        workdays = gaps.min() == np.timedelta64(1, "D") and (index.day_of_week < 5).all()
+        days, rest = divmod(pd.Timedelta(gaps.min()), pd.Timedelta(days=1))
+        return "B" if workdays else f"{days}D" if not rest else pd.Timedelta(gaps.min())
+    months = index.year * 12 + index.month
+    apart = np.diff(months.to_numpy())[np.diff(series) == 0]
+    return pd.DateOffset(months=int(apart.min())) if apart.min() > 0 else None
 
 
 def _faults(columns: list[str], row_at: np.ndarray, times: np.ndarray, missing: np.ndarray) -> str:

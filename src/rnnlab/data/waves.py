@@ -54,7 +54,7 @@ class WavesData(ForecastData):
         first = np.arange(num_series) * rows
         values = F.pad(self._series(), (0, self.horizon), value=torch.nan).view(-1, 1)
         names = [str(number) for number in range(num_series)]
-        return Panel(values, ("value",), (), names, first, first + length, np.tile(np.arange(rows), num_series))
+        return Panel(values, ("value",), (), (), names, first, first + length, np.tile(np.arange(rows), num_series))
 
     def _series(self) -> Tensor:
         num_series, length = self.shape

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from rnnlab.data.base import SequenceData, Split
-from rnnlab.errors import require
+from rnnlab.errors import UserError, require
 from rnnlab.spec import SequenceSpec
 
 
@@ -23,24 +23,27 @@ class Panel:
     **Arguments:**
 
     - `values`: (rows, columns) of float32: targets, then covariates known of the past, then those known ahead.
-    - `targets`: names of the first columns.
-    - `ahead`: names of the last columns, which are known ahead.
+    - `targets`, `covariates`: names of the columns.
+    - `ahead`: names of the last of these, which are known ahead.
     - `names`: of the series.
     - `first`, `end`: (series,) rows: the first one, and the one after the last target. From there on a series has as
       many rows more as a forecast looks ahead, in which only columns that are known ahead have values.
     - `times`: (rows,) numpy's datetimes, or numbers; row numbers where there is no time column.
     - `freq`: the step of `times`, as pandas writes it; `None` for numbers.
+    - `filled`: (rows, targets) what was no value in the file, which is neither learnt nor scored; `None` if nothing.
     - `bridged`: (rows,) whether a value was filled in that looks at later ones; `None` if none does.
     """
 
     values: Tensor
     targets: tuple[str, ...]
+    covariates: tuple[str, ...]
     ahead: tuple[str, ...]
     names: list[str]
     first: np.ndarray
     end: np.ndarray
     times: np.ndarray
     freq: str | None = None
+    filled: Tensor | None = None
     bridged: np.ndarray | None = None
 
     def series(self, rows: Tensor) -> Tensor:
@@ -59,13 +62,13 @@ class Windows(Dataset):
     - `panel`: the series.
     - `origins`: (windows,) rows of the first step that is to be forecast.
     - `context`, `horizon`: steps before that row, and steps from it on.
-    - `until`: (series,) rows from which on y is not a number, for windows at the end of a training part.
+    - `until`: (series,) rows from which on y is not known, for windows at the end of a training part.
     - `season`, `differences`: if each window is to come with what its forecast is compared with, the steps after which
       a series repeats itself, and (series, targets) what the seasonal-naive forecast misses by before this part.
 
-    Indexing with (batch,) integers gives x, (batch, context, channels), and y, (batch, horizon, targets). The channels
-    of a step are all columns, then those known ahead a second time, as they will be `horizon` steps later: the last
-    `horizon` steps of a window hold all that is known of the steps to be forecast.
+    Indexing with (batch,) integers gives x, (batch, context, channels), and y, (batch, horizon, targets), with nan
+    where it is not known. The channels of a step are all columns, then those known ahead a second time, as they will be
+    `horizon` steps later: the last `horizon` steps of a window hold all that is known of the steps to be forecast.
 
     With `differences` follow the seasonal-naive forecast, of the shape of y, which is the last season again and again,
     the last value, (batch, 1, targets), and the `differences` of the window's series, (batch, 1, targets).
@@ -95,10 +98,12 @@ class Windows(Dataset):
     def __getitem__(self, index: Tensor) -> tuple[Tensor, ...]:
         starts = self.origins[index]
         origins = starts[:, None]
-        x, y = self.window(origins), self._targets(origins + self.future)
+        rows = origins + self.future
+        x, y = self.window(origins), self._targets(rows)
+        if self.panel.filled is not None:
+            y = y.masked_fill(self.panel.filled[rows], torch.nan)
         if self.until is not None:
-            known = origins + self.future < self.until[self.panel.series(starts)][:, None]
-            y = y.where(known[..., None], torch.nan)
+            y = y.masked_fill((rows >= self.until[self.panel.series(starts)][:, None])[..., None], torch.nan)
         if self.differences is None:
             return x, y
         naive = self._targets(origins - self.season + self.future % self.season)
@@ -178,10 +183,16 @@ class ForecastData(SequenceData):
             for what, here, there in (
                 ("data.context", self.context, spec.seq_len),
                 ("data.horizon", self.horizon, spec.horizon),
+                ("data.season", self.season, spec.season),
                 ("The number of targets", len(panel.targets), len(spec.targets)),
-                ("The number of channels", panel.values.shape[1] + len(panel.ahead), spec.input_size),
+                ("What is known beside the targets", ", ".join(panel.covariates), ", ".join(spec.covariates)),
             ):
-                require(here == there, f"{what} is {here}, the checkpoint was trained for {there}.")
+                require(
+                    here == there,
+                    f"{what} is {here or 'nothing'}, the checkpoint was trained for {there or 'nothing'}.",
+                )
+            mixed = panel.targets != spec.targets and sorted(panel.targets) == sorted(spec.targets)
+            require(not mixed, f"The checkpoint was trained for data.target=[{','.join(spec.targets)}], in this order.")
         return panel
 
     def make(self) -> dict[Split, Dataset]:
@@ -197,19 +208,24 @@ class ForecastData(SequenceData):
         )
         val, test = (panel.first[:, None] + [self._borders(length) for length in lengths]).T  # rows
         trained = self._before_bridges(val)
+        for number in np.flatnonzero(trained - panel.first <= self.context).tolist():
+            raise UserError(
+                f"{self.named(number)} has no data.context={self.context} steps to learn from before a gap."
+            )
         steps = [panel.values[first:end].double() for first, end in zip(panel.first, trained, strict=True)]
         if self.spec is None:
             self.spec = self._spec(steps)
         self.standardise()
         how = (self.context, self.horizon)
-        origins = self._origins(panel.first + self.context, trained)
+        splits: dict[Split, Dataset] = {
+            "train": Windows(panel, self._origins("train", panel.first + self.context, trained), *how, until=trained)
+        }
         if self.epoch_steps is None:
-            self.epoch_steps = round(min(max(40 * math.sqrt(len(origins) / 300), 40), 100))
-        splits: dict[Split, Dataset] = {"train": Windows(panel, origins, *how, until=trained)}
+            self.epoch_steps = round(min(max(40 * math.sqrt(len(splits["train"]) / 300), 40), 100))  # type: ignore[arg-type]
         others: tuple[tuple[Split, np.ndarray, np.ndarray], ...] = (("val", val, test), ("test", test, panel.end))
         for split, start, end in others:
             if self.sizes[split]:
-                origins = self._origins(start, end - self.horizon + 1, self.stride)
+                origins = self._origins(split, start, end - self.horizon + 1, self.stride)
                 differences = self._differences(start)
                 splits[split] = Windows(panel, origins, *how, season=self.season, differences=differences)
         return splits
@@ -236,11 +252,20 @@ class ForecastData(SequenceData):
                 break
         return length
 
-    def _origins(self, low: np.ndarray, high: np.ndarray, stride: int = 1) -> np.ndarray:
-        """Every `stride`-th row from `low` to before `high` of each series."""
+    def _origins(self, split: Split, low: np.ndarray, high: np.ndarray, stride: int = 1) -> np.ndarray:
+        """Every `stride`-th row from `low` to before `high` of each series that a forecast can be made from."""
         rows = np.concatenate([np.arange(*limits, stride) for limits in zip(low, high, strict=True)])
-        # a value bridged over a gap looks at the value behind it, which no forecast may know
-        return rows if self.panel.bridged is None else rows[~self.panel.bridged[rows - 1]]
+        panel, last = self.panel, torch.from_numpy(rows) + self.horizon - 1
+        possible = np.ones(len(rows), dtype=bool)
+        if panel.ahead:  # which a file need not tell for all of the horizon
+            possible &= panel.values[last, -len(panel.ahead) :].isfinite().all(1).numpy()
+        if panel.bridged is not None:  # a value bridged over a gap looks at the value behind it
+            possible &= ~panel.bridged[rows - 1]
+        if panel.filled is not None:  # something has to be known
+            known = torch.stack([~panel.filled[last - step] for step in range(self.horizon)]).any(2).any(0)
+            possible &= known.numpy()
+        require(bool(possible.any()), f"The {split} part has no steps to forecast: its gaps are too long.")
+        return rows[possible]
 
     def _before_bridges(self, ends: np.ndarray) -> np.ndarray:
         """Where parts end if a gap that is filled from both sides may not reach over their ends."""
@@ -265,6 +290,7 @@ class ForecastData(SequenceData):
             horizon=self.horizon,
             season=self.season,
             targets=panel.targets,
+            covariates=panel.covariates,
             scale=(*_window_scale(targets, self.context), *_scale(covariates)),
             log_scale=tuple(scale if is_positive else () for is_positive, scale in log_scale),
             grows=tuple((growth > GROWTH).tolist()),

@@ -29,8 +29,8 @@ FORECASTS = 8  # in a chart
 class WindowRNN(nn.Module):
     """Reads a window and gives all steps of the horizon at once, from the last state.
 
-    A linear map of the targets' window, the same for each, is added: what is linear needs no recurrence, and the
-    recurrence learns the rest (as in N-BEATS and DLinear; Zeng et al. 2023). Both begin at zero.
+    A linear map of each target's window is added, the same for all targets: what is linear needs no recurrence, which
+    learns the rest (Lai et al. 2018). Both begin at zero.
 
     **Arguments:**
 
@@ -138,6 +138,10 @@ class Forecaster(Task):
                 spec.input_size == len(spec.targets),
                 "model.head=recursive reads its own forecast: leave out covariates, future_covariates and calendar.",
             )
+            require(
+                not cell.get("bidirectional"),
+                "cell.bidirectional=true lets model.head=recursive see the steps that it learns to tell: leave it out.",
+            )
             return SimpleRNN(cell, spec.input_size, spec.input_size * outputs, "all")
         divisors = [number for number in range(1, spec.seq_len + 1) if spec.seq_len % number == 0]
         patch = patch or max(number for number in divisors if number <= PATCH)
@@ -153,7 +157,11 @@ class Forecaster(Task):
             costs = pinball(out, y, self.levels).mean(-1)
         else:
             costs = LOSSES[self.objective](out[..., 0], y, reduction="none")
-        return (costs * known).sum() / known.sum()
+        return (costs * known).sum() / known.sum().clamp_min(1)
+
+    def total(self, out: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        known = (~y.isnan()).sum()
+        return self.loss(out, y) * known, known
 
     def make_metrics(self) -> dict[str, Metric]:
         how = (self.spec.horizon, self.spec.targets, self.quantiles)
@@ -164,7 +172,7 @@ class Forecaster(Task):
         x, y, *_ = batch
         window, standards = self._standardise(x)
         y = self._scaled(y, standards)
-        if split == "train":
+        if split == "train" and (self.noise or self.shift):
             shift = self.shift * torch.randn_like(y[:, :1])
             y = y + shift
             window = window + self.noise * torch.randn_like(window)
@@ -263,6 +271,8 @@ class Forecaster(Task):
 
     def figures(self, datamodule: ForecastData, split: Any) -> dict[str, Figure]:  # type: ignore[override]
         """Forecasts over the truth, one after the other, and the error at each step of the horizon."""
+        if split not in datamodule.splits:  # debug=overfit validates without it
+            return {}
         panel: Panel = datamodule.panel
         windows: Any = datamodule.splits[split]
         scores = dict(self._split(split))
@@ -272,18 +282,23 @@ class Forecaster(Task):
             for name, score in scores.items()
             if isinstance(score, ForecastScores) and score.by_step is not None
         }
-        unit = "mean absolute error" if one else "mean absolute error / seasonal naive's before (MASE)"
-        charts = [self.chart(panel, windows.origins.numpy(), *which) for which in shown_of(panel)]
-        return {
-            f"{split}_forecast": draw_forecasts(charts, self.quantiles, panel.freq),
-            f"{split}_error_by_step": draw_errors(errors, unit),
-        }
+        unit = "mean absolute error" if one else "mean absolute scaled error (MASE)"
+        charts = self.charts(panel, windows.origins)
+        drawn = {f"{split}_forecast": draw_forecasts(charts, self.quantiles, panel.freq)}
+        return drawn | ({f"{split}_error_by_step": draw_errors(errors, unit)} if errors else {})
+
+    def charts(self, panel: Panel, origins: Tensor) -> list[Forecast]:
+        """What a picture has room for: the first series, or the targets of the first one."""
+        series = panel.series(origins).unique().tolist()
+        several = len(panel.targets) > 1
+        which = [(series[0], target) for target in range(len(panel.targets))] if several else [(n, 0) for n in series]
+        return [self._chart(panel, origins.numpy(), *place) for place in which[:SHOWN]]
 
     @torch.no_grad()
-    def chart(self, panel: Panel, origins: np.ndarray, series: int, target: int) -> Forecast:
+    def _chart(self, panel: Panel, origins: np.ndarray, series: int, target: int) -> Forecast:
         """What a picture shows of one series and target: its last forecasts that do not overlap, over the truth."""
         context, horizon = self.spec.seq_len, self.spec.horizon
-        own = origins[(panel.first[series] <= origins) & (origins <= panel.end[series])]
+        own = origins[panel.series(torch.from_numpy(origins)).numpy() == series]
         chosen = [own[-1]]
         for origin in own[-2::-1]:
             if chosen[-1] - origin >= horizon and len(chosen) < FORECASTS:
@@ -295,10 +310,3 @@ class Forecaster(Task):
         title = f"series {panel.names[series]}" if len(panel.names) > 1 else ""
         ahead = panel.times[rows + np.arange(horizon)]
         return Forecast(title, panel.targets[target], panel.times[known], panel.values[known, target], ahead, values)
-
-
-def shown_of(panel: Panel) -> list[tuple[int, int]]:
-    """Which (series, target) a picture has room for."""
-    if len(panel.targets) > 1:
-        return [(0, target) for target in range(len(panel.targets))[:SHOWN]]
-    return [(series, 0) for series in range(len(panel.names))[:SHOWN]]
