@@ -12,6 +12,11 @@ from torch import Tensor
 
 from rnnlab.scores import median
 
+UNITS = {  # pandas' names of steps, in words
+    "h": "hours", "D": "days", "B": "business days", "W": "weeks", "MS": "months", "ME": "months", "QS": "quarters",
+    "QE": "quarters", "YS": "years", "YE": "years",
+}  # fmt: skip
+
 
 @dataclass
 class Forecast:
@@ -74,7 +79,9 @@ def draw_errors(errors: dict[str, np.ndarray], unit: str) -> Figure:
 
 
 def _time_axis(axes: Axes, times: np.ndarray, freq: str | None) -> None:
-    axes.set_xlabel(f"time, in steps of {freq}" if freq else "time" if times.dtype.kind == "M" else "step")
+    axes.set_xlabel(
+        f"time ({UNITS.get(freq.split('-')[0], freq)})" if freq else "time" if times.dtype.kind == "M" else "step"
+    )
     if times.dtype.kind == "M":
         locator = AutoDateLocator()
         axes.xaxis.set_major_locator(locator)
