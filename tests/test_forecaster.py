@@ -375,6 +375,9 @@ def test_what_forecast_refuses(script, trained, tmp_path):
     assert "out=none/out.csv cannot be written" in message(f"ckpt={trained}", "out=none/out.csv")
     assert "plot=plot.xyz cannot be written" in message(f"ckpt={trained}", "plot=plot.xyz")
     assert "ckpt is needed" in message()
+    for key in ("out", "plot"):
+        assert f"{key}={SERIES} would replace data.path" in message(f"ckpt={trained}", f"{key}={SERIES}")
+        assert "would replace ckpt" in message(f"ckpt={trained}", f"{key}={trained}")
     assert "backtest=maybe must be true or false" in message(f"ckpt={trained}", "backtest=maybe")
     assert "data.season is 1, the checkpoint was trained for 12" in message(f"ckpt={trained}", "data.season=1")
     assert "data.tset: no setting of the checkpoint's data" in message(f"ckpt={trained}", "data.tset=3")

@@ -79,9 +79,7 @@ def draw_errors(errors: dict[str, np.ndarray], unit: str) -> Figure:
 
 
 def _time_axis(axes: Axes, times: np.ndarray, freq: str | None) -> None:
-    axes.set_xlabel(
-        f"time ({UNITS.get(freq.split('-')[0], freq)})" if freq else "time" if times.dtype.kind == "M" else "step"
-    )
+    axes.set_xlabel(f"time ({UNITS.get(freq.split('-')[0], freq)})" if freq else "step")
     if times.dtype.kind == "M":
         locator = AutoDateLocator()
         axes.xaxis.set_major_locator(locator)

@@ -15,7 +15,7 @@ from rnnlab.charts import draw_forecasts
 from rnnlab.check import check
 from rnnlab.console import tell
 from rnnlab.data.windows import ForecastData, Panel, Windows
-from rnnlab.errors import UserError, require
+from rnnlab.errors import UserError, require, require_other_file
 from rnnlab.tasks.forecaster import Forecaster
 
 BATCH = 1024  # windows that are forecast at once
@@ -43,6 +43,9 @@ def forecast(cfg: DictConfig, literal: dict[str, str]) -> None:
         raise UserError(
             f"ckpt={how.ckpt} holds a {type(model).__name__}; forecasts come from a run of model=forecaster."
         )
+    for key in ("out", "plot"):
+        path = getattr(datamodule, "path", None)
+        require_other_file(key, getattr(how, key), ckpt=how.ckpt, **{"data.path": path and str(path)})
     model = model.to(how.device).eval()
     windows = _windows(model, datamodule, how.backtest)
     values = torch.cat(

@@ -23,7 +23,7 @@ from rnnlab.check import check
 from rnnlab.console import tell
 from rnnlab.data.corpus import BYTE_ORDER_MARK
 from rnnlab.data.text import Pieces, WholeText
-from rnnlab.errors import UserError, require
+from rnnlab.errors import UserError, require, require_other_file
 from rnnlab.spec import IGNORED
 from rnnlab.tasks.char import CharModel
 from rnnlab.vocabulary import Decoder
@@ -46,10 +46,7 @@ def generate(cfg: DictConfig, literal: dict[str, str]) -> None:
     how = SimpleNamespace(**{**OmegaConf.to_container(cfg), **literal})  # type: ignore[dict-item]
     require(how.ckpt != "???", "ckpt is needed: give ckpt=PATH. --help shows examples.")
     require(how.device == "cpu" or torch.cuda.is_available(), f"device={how.device}: torch finds no GPU. Use cpu.")
-    for key in ("ckpt", "score"):
-        path = getattr(how, key)
-        same = path and how.out and all(map(os.path.exists, (path, how.out))) and os.path.samefile(path, how.out)
-        require(not same, f"out={how.out} would replace {key}={path}. Choose another file.")
+    require_other_file("out", how.out, ckpt=how.ckpt, score=how.score)
     model = _load(how.ckpt).to(how.device)
     try:
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]

@@ -29,7 +29,7 @@ class SequenceSpec:
     - `scale`: for series, (mean, standard deviation) of each column in the training part.
     - `log_scale`: for series, the same of each target's logarithm; empty for a target that is not always positive.
     - `grows`: for series, whether a target's swings grow with its level.
-    - `num_windows`: for series, how many windows the training part has.
+    - `num_windows`: for series, how many whole windows the training part has.
     - `freq`: for series, the step of the time column, as pandas writes it.
     """
 
