@@ -247,10 +247,15 @@ def test_what_is_filled_is_neither_learnt_nor_scored(tmp_path):
             assert told == {step for step in known if start <= step < (30 if split == "train" else 40)}
 
 
-@pytest.mark.parametrize("start", [4, 28, 30])
+@pytest.mark.parametrize("start", [19, 28, 30])
 def test_gaps_that_leave_a_part_empty(start, tmp_path):
     with pytest.raises(UserError, match=r"before a gap|its gaps are too long"):
-        data_of(holes(tmp_path, gap=range(start, 38), empty=2), time="day", fill="linear")
+        data_of(holes(tmp_path, gap=range(start, 38), empty=2), time="day", fill="linear", context=18, test=10)
+
+
+def test_a_series_ends_with_its_last_known_value(tmp_path):
+    data = data_of(table(tmp_path, y=[*range(35), *[np.nan] * 5]), fill="linear")
+    assert data.panel.end[0] == 35
 
 
 def test_gaps_everywhere_are_gaps(tmp_path):
@@ -261,11 +266,8 @@ def test_gaps_everywhere_are_gaps(tmp_path):
         (days, "D", np.arange(60) % 5 == 4),
         (weekdays, "B", weekdays.day_of_week == 2),
         (pd.date_range("2024-01-01", periods=60, freq="h"), "h", np.arange(60) % 5 == 4),
-        (
-            pd.Index(pd.date_range("2000-01-01", periods=60, freq="MS") + pd.Timedelta("14D")),
-            None,
-            np.arange(60) % 5 == 4,
-        ),
+        (months(60) + pd.Timedelta("14D"), None, np.arange(60) % 5 == 4),
+        (pd.date_range("2000-01-31", periods=60, freq="ME"), "ME", np.arange(60) % 5 == 4),
     ):
         frame = pd.DataFrame({"day": times, "y": np.arange(60.0)})[~left_out]
         frame.to_csv(tmp_path / "gaps.csv", index=False)
@@ -287,7 +289,10 @@ def test_gaps_everywhere_are_gaps(tmp_path):
         (months(40).strftime("%Y%m").astype(int), False, "2020-01-01", "2020-02-01"),
         (pd.date_range("2024-01-30", periods=40).strftime("%Y%m%d").astype(int), False, "2024-01-30", "2024-01-31"),
         (months(40).strftime("%d/%m/%Y"), True, "2020-01-01", "2020-02-01"),
-        (pd.date_range("2024-01-12", periods=40).strftime("%d.%m.%Y"), True, "2024-01-12", "2024-01-13"),
+        (months(40).strftime("%m/%d/%Y"), False, "2020-01-01", "2020-02-01"),
+        (months(40).strftime("%Y-%m-%d"), True, "2020-01-01", "2020-02-01"),
+        (pd.date_range("2024-01-12", periods=40).strftime("%d.%m.%Y"), None, "2024-01-12", "2024-01-13"),
+        (pd.date_range("2024-01-12", periods=40).strftime("%m/%d/%Y"), None, "2024-01-12", "2024-01-13"),
         (pd.date_range("2024-01-01", periods=40, freq="12h").astype(str).str.removesuffix(" 00:00:00"), False,
          "2024-01-01", "2024-01-01T12"),
         (pd.period_range("2020-01", periods=40, freq="Q").astype(str), False, "2020-01-01", "2020-04-01"),
@@ -299,12 +304,12 @@ def test_ways_to_write_a_date(cells, dayfirst, first, second, tmp_path):
 
 
 def test_dialects_of_csv(tmp_path):
-    rows = [f"{n};00{n // 40 + 7};{n * n}" for n in range(80)]
+    rows = [f"{n};{'NA' if n < 40 else '007'};{n * n}" for n in range(80)]
     for sep, start in ((";", ""), ("\t", ""), (",", "\ufeff")):
         path = tmp_path / "dialect.csv"
-        path.write_text(start + "\n".join(["t; shop; y", *rows]).replace(";", sep), encoding="utf-8")
+        path.write_text(start + "\n".join(['t; shop; y; "a, b"', *rows]).replace(";", sep), encoding="utf-8")
         data = data_of(path, series_id="shop")
-        assert data.panel.names == ["007", "008"]
+        assert data.panel.names == ["NA", "007"]
         assert data.panel.values[:3, 0].tolist() == [0, 1, 4]
 
 
@@ -375,7 +380,8 @@ def test_a_file_that_is_no_table(refused, tmp_path):
     (tmp_path / "noise.csv").write_bytes(bytes(range(256)))
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "header.csv").write_text("y\n")
-    for name in ("noise.parquet", "noise.csv", "empty.csv"):
+    assert "does not begin with the names of its columns" in refused(tmp_path / "empty.csv")
+    for name in ("noise.parquet", "noise.csv"):
         assert "cannot be read as a table" in refused(tmp_path / name)
     assert "has no rows" in refused(tmp_path / "header.csv")
 
@@ -408,12 +414,30 @@ def test_times_that_do_not_rise(refused, tmp_path):
 def test_a_table_with_more_cells_than_names(refused, tmp_path):
     path = tmp_path / "wide.csv"
     path.write_text("y,z\n" + "\n".join(f"{n},{n},7" for n in range(40)))
-    assert "more cells than its header has names" in refused(path)
+    assert "row 1 has more cells than there are names" in refused(path)
+    path.write_text("y,z\n" + "\n".join(f"{n},{n}" for n in range(40)) + "\n40,5,7\n")
+    assert "Expected 2 fields in line 42, saw 3" in refused(path)
     path.write_text("y,z,y\n" + "\n".join(f"{n},{n},7" for n in range(40)))
     assert "more than one column y" in refused(path)
 
 
+def test_dates_that_could_be_read_in_two_ways(refused, tmp_path):
+    path = table(tmp_path, day=months(40).strftime("%d/%m/%Y"))
+    assert "set data.dayfirst=true or false" in refused(path, "data.time=day")
+    assert "day holds what is no time: row 1: Jan-20" in refused(
+        table(tmp_path, day=months(12).strftime("%b-%y")), "data.time=day"
+    )
+
+
+def test_filling_more_than_there_is(refused, tmp_path):
+    path = table(tmp_path, t=[*range(30), *range(100, 110)])
+    message = refused(path, "data.time=t", "data.fill=linear")
+    assert "more steps would be filled, 70, than there are rows. Is t read as it is meant?" in message
+
+
 def test_values_that_32_bits_cannot_hold(refused, tmp_path):
+    data_of(table(tmp_path, y=np.full(40, 9.99)))
+    data_of(table(tmp_path, y=np.repeat([9.99, 10.49], 20)))
     message = refused(table(tmp_path, y=1e9 + np.sin(np.arange(40))))
     assert "subtract a constant from it" in message
 

@@ -60,7 +60,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "loss": (lambda value: value in ("pinball", "mae", "huber", "mse"), "pinball, mae, huber or mse"),
     "norm": (lambda value: value in ("last", "std", "mean", "none"), "last, std, mean or none"),
     "head": (lambda value: value in ("direct", "recursive"), "direct or recursive"),
-    "log": (lambda value: value is None or isinstance(value, bool), "true, false or null"),
+    **dict.fromkeys(
+        ("log", "dayfirst"), (lambda value: value is None or isinstance(value, bool), "true, false or null")
+    ),
     "fill": (lambda value: value in (None, "linear", "ffill"), "linear, ffill or null"),
     "calendar": (
         lambda value: isinstance(value, list) and set(value) <= {"hour", "day_of_week", "month", "day_of_year"},
@@ -76,9 +78,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "top_k": (_whole(0), "a whole number; 0 keeps all"),
     "top_p": (lambda value: _number(0)(value) and 0 < value <= 1, "a number above 0, at most 1"),
     "seed": (lambda value: _whole(0)(value) and value < 2**32, "a whole number, 0 or more and below 2^32"),
-    **dict.fromkeys(
-        ("bidirectional", "tied", "backtest", "dayfirst"), (lambda value: isinstance(value, bool), "true or false")
-    ),
+    **dict.fromkeys(("bidirectional", "tied", "backtest"), (_is_switch, "true or false")),
     "nonlinearity": (lambda value: value in ("tanh", "relu"), "tanh or relu"),
     "interval": (lambda value: value in ("step", "epoch"), "step or epoch"),
     "max_epochs": (lambda value: value is None or value == -1 or _SIZE[0](value), f"{_SIZE[1]}, or -1 for no end"),

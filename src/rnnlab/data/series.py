@@ -31,7 +31,7 @@ class SeriesData(ForecastData):
         covariates: list[str] | None = None,
         future_covariates: list[str] | None = None,
         calendar: list[str] | None = None,
-        dayfirst: bool = False,
+        dayfirst: bool | None = None,
         fill: str | None = None,
         **split: Any,
     ):

@@ -1,6 +1,7 @@
 """Series out of a CSV or Parquet file, on an even grid of times. Every fault of a file is told with its rows."""
 
 import csv
+import re
 import sys
 import warnings
 from collections import Counter
@@ -18,6 +19,7 @@ from rnnlab.data.windows import Panel
 from rnnlab.errors import UserError, require
 
 CALENDAR = {"hour": 24, "day_of_week": 7, "month": 12, "day_of_year": 365.2425}  # pandas' names, and their periods
+NO_VALUE = ["", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None"]  # what an empty cell may hold
 SHOWN = 3  # faults that a message names
 LOOKED_AT = 10  # rows that tell the step of a column of times: two weeks of business days
 
@@ -43,7 +45,7 @@ def read_panel(
     covariates: list[str],
     future_covariates: list[str],
     calendar: list[str],
-    dayfirst: bool,
+    dayfirst: bool | None,
     fill: str | None,
     horizon: int,
 ) -> Panel:
@@ -58,7 +60,7 @@ def read_panel(
     - `covariates`: columns that are known of the past.
     - `future_covariates`: columns that are known ahead; the last rows of a series may hold these alone.
     - `calendar`: what of each time to add to these, as sine and cosine: names in `CALENDAR`.
-    - `dayfirst`: whether 01/02/2020 is the first of February.
+    - `dayfirst`: whether 01/02/2020 is the first of February; `None` finds out, and refuses dates that could be both.
     - `fill`: what to put where rows or cells are missing: `linear`, `ffill`, or `None`, which refuses them.
     - `horizon`: steps that the panel goes on behind the end of each series.
 
@@ -76,7 +78,7 @@ def read_panel(
     series, names = np.zeros(len(frame), dtype=np.int64), [""]
     if series_id is not None:
         series, found = pd.factorize(frame[series_id])
-        empty = rows[series < 0]
+        empty = rows[(series < 0) | (frame[series_id] == "")]
         require(not len(empty), f"data.path={path}: {series_id} is empty in {_rows(empty)}.")
         names = [str(name) for name in found]
     times = rows if time is None else _times(pd, path, frame[time], dayfirst)
@@ -95,7 +97,7 @@ def read_panel(
 
     count = np.append(steps[begin[1:] - 1], steps[-1]) + 1
     length = count
-    if future_covariates:
+    if future_covariates or fill is not None:
         told = ~np.isnan(cells[:, : len(target)]).all(1)
         length = np.maximum.reduceat(np.where(told, steps + 1, 0), begin)
     size = np.maximum(count, length + horizon)
@@ -115,6 +117,14 @@ def read_panel(
         require(fill is not None, f"{faults} Mend the file, or set data.fill=linear or data.fill=ffill.")
         begins = _rows(row_at[first[missing[first].any(1)]])
         require(not missing[first].any(), f"data.path={path}: {begins} cannot be filled: a series begins there.")
+        filled = int(np.count_nonzero(missing.any(1)))
+        tell(f"{path}: {filled:,} of {inside.sum():,} steps are filled, data.fill={fill}. They are not scored.")
+        begins = ", ".join(_shown(moment) for moment in times[place[:SHOWN]])
+        require(
+            filled <= len(rows),
+            f"data.path={path}: more steps would be filled, {filled:,}, than there are rows. Is {time} read as it is "
+            f"meant? It begins {begins}.",
+        )
         _fill(values, missing, end[whose], linear=fill == "linear")
     dated = time is not None and times.dtype.kind == "M"
     require(dated or not calendar, f"data.calendar={calendar} needs dates: data.time={time or 'null'} gives none.")
@@ -135,8 +145,8 @@ def read_panel(
     )
 
 
-def _read(pd: ModuleType, path: Path, wanted: list[str], *texts: str | None) -> Any:
-    """The wanted columns of a file, in the order of its rows; those of `texts` are no numbers."""
+def _read(pd: ModuleType, path: Path, wanted: list[str], series_id: str | None) -> Any:
+    """The wanted columns of a file, in the order of its rows; that of `series_id` as text."""
     require(path.is_file(), f"data.path={path}: there is no such file.")
     parquet = path.suffix.lower() in (".parquet", ".pq")
     try:
@@ -146,11 +156,13 @@ def _read(pd: ModuleType, path: Path, wanted: list[str], *texts: str | None) -> 
             names = [name for name in read_schema(path).names if not name.startswith("__index_level_")]
         else:
             with path.open(encoding="utf-8-sig", newline="") as file:
-                lines = list(islice(file, 2))
-            sep = max(",;\t", key=lines[0].count) if lines else ","
+                lines = [line for line in islice(file, 2) if line.strip()]
+            require(lines != [], f"data.path={path} does not begin with the names of its columns.")
+            unquoted = re.sub('"[^"]*"', "", lines[0])
+            sep = max(",;\t", key=unquoted.count)
             names, *row = csv.reader(lines, delimiter=sep, skipinitialspace=True)
             wide = row != [] and len(row[0]) > len(names)  # pandas would take the first cells for an index
-            require(not wide, f"data.path={path}: its rows have more cells than its header has names.")
+            require(not wide, f"data.path={path}: row 1 has more cells than there are names.")
         for name in wanted:
             require(name in names, f"data.path={path} has no column {name}. It has: {', '.join(names)}.")
             require(names.count(name) == 1, f"data.path={path} has more than one column {name}.")
@@ -158,9 +170,10 @@ def _read(pd: ModuleType, path: Path, wanted: list[str], *texts: str | None) -> 
             frame = pd.read_parquet(path, columns=wanted)
             frame = frame.reset_index() if any(frame.index.names) else frame
         else:
-            frame = pd.read_csv(
-                path, sep=sep, usecols=wanted, skipinitialspace=True, index_col=False, dtype=dict.fromkeys(texts, str)
-            )
+            # all columns: with usecols pandas cuts rows that are too long, without a word
+            empty = {name: NO_VALUE for name in wanted if name != series_id}  # NA may be the name of a series
+            ids = {"dtype": {series_id: object}, "keep_default_na": False, "na_values": empty} if series_id else {}
+            frame = pd.read_csv(path, sep=sep, skipinitialspace=True, **ids)[wanted]
     except (ValueError, OSError, ImportError) as error:
         told = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(f"data.path={path} cannot be read as a table: {told}") from error
@@ -183,26 +196,31 @@ def _numbers(pd: ModuleType, path: Path, column: Any) -> np.ndarray:
     infinite = np.flatnonzero(np.isinf(stored))
     require(not len(infinite), f"data.path={path}: {column.name} is infinite in {_rows(infinite + 1)}.")
     known = ~np.isnan(values)
-    lost, moves = np.abs(stored - values)[known].sum(), np.abs(np.diff(values[known])).sum()
+    moves = np.diff(values[known])
     require(
-        lost <= 0.01 * moves or lost == 0,
+        np.abs(np.diff(stored[known].astype(np.float64)) - moves).sum() <= 0.01 * np.abs(moves).sum(),
         f"data.path={path}: {column.name} moves so little at its level that numbers of 32 bits cannot tell its values "
         "apart: subtract a constant from it.",
     )
     return values
 
 
-def _times(pd: ModuleType, path: Path, column: Any, dayfirst: bool) -> np.ndarray:
+def _times(pd: ModuleType, path: Path, column: Any, dayfirst: bool | None) -> np.ndarray:
     """A column of times as numpy's datetimes, those with a time zone in UTC, or as numbers."""
     times = column
     if not pd.api.types.is_numeric_dtype(column):
-        with warnings.catch_warnings(action="ignore"):  # of a column without one format; what cannot be read is told
-            try:
-                times = pd.to_datetime(column, errors="coerce", dayfirst=dayfirst)
-            except ValueError:  # several time zones
-                times = pd.to_datetime(column, errors="coerce", dayfirst=dayfirst, utc=True)
-            if times.isna().any():  # dates, some with a time of day
-                times = times.fillna(pd.to_datetime(column, errors="coerce", format="ISO8601"))
+        text = column.astype(str).str.strip()
+        if pd.api.types.is_datetime64_any_dtype(column) or not text.str.match(r"\d{1,2}\D\d{1,2}\D\d").any():
+            times = _parse(pd, column, dayfirst=False)
+        else:
+            ways = {first: _parse(pd, column, first) for first in (True, False) if dayfirst in (None, first)}
+            whole = {first: dates for first, dates in ways.items() if not dates.isna().any()}
+            require(
+                len(whole) < 2 or whole[True].equals(whole[False]),
+                f"data.path={path}: the dates in {column.name} could begin with the day or with the month: set "
+                "data.dayfirst=true or false.",
+            )
+            times = next(iter((whole or ways).values()))
     elif pd.api.types.is_integer_dtype(column):
         for digits, form in ((8, "%Y%m%d"), (6, "%Y%m")):
             if column.between(1900 * 10 ** (digits - 4), 2200 * 10 ** (digits - 4)).all():
@@ -211,9 +229,20 @@ def _times(pd: ModuleType, path: Path, column: Any, dayfirst: bool) -> np.ndarra
     wrong = np.flatnonzero(times.isna() | np.isin(times, (np.inf, -np.inf)))
     if len(wrong):
         cells = ", ".join(f"row {row + 1}: {column.iloc[row]!s:.40}" for row in wrong[:SHOWN])
-        hint = "" if dayfirst else " For dates that begin with the day, set data.dayfirst=true."
-        raise UserError(f"data.path={path}: {column.name} holds what is no time: {cells}{_more(wrong)}.{hint}")
+        raise UserError(f"data.path={path}: {column.name} holds what is no time: {cells}{_more(wrong)}.")
     return (times.dt.tz_convert(None) if getattr(times.dtype, "tz", None) else times).to_numpy()
+
+
+def _parse(pd: ModuleType, column: Any, dayfirst: bool) -> Any:
+    """Text as dates, those that cannot be read as NaT."""
+    with warnings.catch_warnings(action="ignore"):  # of a column without one format
+        try:
+            dates = pd.to_datetime(column, errors="coerce", dayfirst=dayfirst)
+            if dates.isna().any():  # dates, some with a time of day
+                dates = dates.fillna(pd.to_datetime(column, errors="coerce", format="ISO8601"))
+        except ValueError:  # several time zones
+            dates = pd.to_datetime(column, errors="coerce", dayfirst=dayfirst, utc=True)
+    return dates.where(dates.dt.year >= 1000)  # Jan-20 is no day of the year 1
 
 
 def _check_order(path: Path, time: str, times: np.ndarray, series: np.ndarray, rows: np.ndarray) -> None:
@@ -240,8 +269,11 @@ def _grid(
     start = times[begin]
     gaps = np.diff(times)[np.diff(series) == 0]
     dated = times.dtype.kind == "M"
-    usual = np.sort(gaps)[len(gaps) // 2] if len(gaps) else np.timedelta64(1, "D") if dated else times.dtype.type(1)
-    if not len(gaps) or (times.max() - times.min()) / usual < 1000 * len(times):  # more may be more than memory holds
+    if not len(gaps):  # of series of one row
+        step = np.timedelta64(1, "D") if dated else times.dtype.type(1)
+        return np.zeros(len(times), dtype=np.int64), lambda whose, steps: start[whose] + steps * step, None
+    usual = np.sort(gaps)[len(gaps) // 2]
+    if (times.max() - times.min()) / usual < 1000 * len(times):  # more may be more than memory holds
         if not dated:
             steps = (times - start[series]) / usual
             whole = np.rint(steps).astype(np.int64)
@@ -285,8 +317,6 @@ def _frequency(pd: ModuleType, times: np.ndarray, series: np.ndarray, gaps: np.n
     found.pop(None, None)
     if found:
         return found.most_common(1)[0][0]
-    if not len(gaps):
-        return None
     index = pd.DatetimeIndex(times)
     if gaps.min() < np.timedelta64(28, "D"):
         workdays = gaps.min() == np.timedelta64(1, "D") and (index.day_of_week < 5).all()
@@ -294,7 +324,9 @@ def _frequency(pd: ModuleType, times: np.ndarray, series: np.ndarray, gaps: np.n
         return "B" if workdays else f"{days}D" if not rest else pd.Timedelta(gaps.min())
     months = index.year * 12 + index.month
     apart = np.diff(months.to_numpy())[np.diff(series) == 0]
-    return pd.DateOffset(months=int(apart.min())) if apart.min() > 0 else None
+    if apart.min() == 0:
+        return None
+    return f"{apart.min()}ME" if index.is_month_end.all() else pd.DateOffset(months=int(apart.min()))
 
 
 def _faults(columns: list[str], row_at: np.ndarray, times: np.ndarray, missing: np.ndarray) -> str:

@@ -301,8 +301,11 @@ class ForecastData(SequenceData):
     def _differences(self, ends: np.ndarray) -> Tensor:
         """What a seasonal-naive forecast misses the targets by before these rows, (series, targets): MASE's unit."""
         values, season = self.panel.values[:, : len(self.panel.targets)].double(), self.season
+        if self.panel.filled is not None:
+            values = values.masked_fill(self.panel.filled, torch.nan)
         parts = zip(self.panel.first, ends, strict=True)
-        return torch.stack([(values[a + season : b] - values[a : b - season]).abs().mean(0) for a, b in parts]).float()
+        means = [(values[a + season : b] - values[a : b - season]).abs().nanmean(0) for a, b in parts]
+        return torch.stack(means).nan_to_num(0).float()
 
     def standardise(self) -> None:
         """Bring the covariates to the scale of the training part. The targets stay: a forecaster scales each window."""
