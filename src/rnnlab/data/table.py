@@ -19,7 +19,6 @@ from rnnlab.data.windows import Panel
 from rnnlab.errors import UserError, require
 
 CALENDAR = {"hour": 24, "day_of_week": 7, "month": 12, "day_of_year": 365.2425}  # pandas' names, and their periods
-NO_VALUE = ["", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None"]  # what an empty cell may hold
 SHOWN = 3  # faults that a message names
 LOOKED_AT = 10  # rows that tell the step of a column of times: two weeks of business days
 
@@ -171,9 +170,12 @@ def _read(pd: ModuleType, path: Path, wanted: list[str], series_id: str | None) 
             frame = frame.reset_index() if any(frame.index.names) else frame
         else:
             # all columns: with usecols pandas cuts rows that are too long, without a word
-            empty = {name: NO_VALUE for name in wanted if name != series_id}  # NA may be the name of a series
-            ids = {"dtype": {series_id: object}, "keep_default_na": False, "na_values": empty} if series_id else {}
-            frame = pd.read_csv(path, sep=sep, skipinitialspace=True, **ids)[wanted]
+            how = {"sep": sep, "skipinitialspace": True}
+            frame = pd.read_csv(path, **how)[wanted]
+            ids = None if series_id is None else frame[series_id]
+            if ids is not None and (pd.api.types.is_numeric_dtype(ids) or ids.isna().any()):  # 007 and NA are names
+                text = pd.read_csv(path, usecols=[series_id], dtype=str, keep_default_na=False, **how)
+                frame = frame.assign(**{str(series_id): text[series_id]})
     except (ValueError, OSError, ImportError) as error:
         told = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(f"data.path={path} cannot be read as a table: {told}") from error
@@ -209,7 +211,7 @@ def _times(pd: ModuleType, path: Path, column: Any, dayfirst: bool | None) -> np
     """A column of times as numpy's datetimes, those with a time zone in UTC, or as numbers."""
     times = column
     if not pd.api.types.is_numeric_dtype(column):
-        text = column.astype(str).str.strip()
+        text = column.head(1000).astype(str).str.strip()
         if pd.api.types.is_datetime64_any_dtype(column) or not text.str.match(r"\d{1,2}\D\d{1,2}\D\d").any():
             times = _parse(pd, column, dayfirst=False)
         else:
