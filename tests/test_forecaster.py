@@ -350,6 +350,14 @@ def test_what_is_known_ahead_is_given_by_further_rows(script, tmp_path):
     assert all(one["sales"] != other["sales"] for one, other in zip(none, every, strict=True))
 
 
+def test_steps_of_another_kind_are_told(script, trained, tmp_path):
+    frame = pd.read_csv(SERIES)
+    frame["month"] = pd.date_range("2020-01-01", periods=120).tolist() * 2
+    frame.to_csv(tmp_path / "daily.csv", index=False)
+    done = script("forecast", f"ckpt={trained}", "data.path=daily.csv")
+    assert "The steps of the times are D, the checkpoint was trained for MS." in done.stdout
+
+
 def test_covariates_that_a_new_file_lacks(script, tmp_path):
     trained = script("train", *SHOPS, "data.covariates=[visitors]")
     pd.read_csv(SERIES).drop(columns="visitors").to_csv(tmp_path / "less.csv", index=False)

@@ -79,8 +79,9 @@ def draw_errors(errors: dict[str, np.ndarray], unit: str) -> Figure:
 
 
 def _time_axis(axes: Axes, times: np.ndarray, freq: str | None) -> None:
-    axes.set_xlabel(f"time ({UNITS.get(freq.split('-')[0], freq)})" if freq else "step")
-    if times.dtype.kind == "M":
+    dated = times.dtype.kind == "M"
+    axes.set_xlabel(f"time ({UNITS.get(freq.split('-')[0], freq)})" if freq else "time" if dated else "step")
+    if dated:
         locator = AutoDateLocator()
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))

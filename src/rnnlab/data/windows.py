@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from rnnlab.console import tell
 from rnnlab.data.base import SequenceData, Split
 from rnnlab.errors import UserError, require
 from rnnlab.spec import SequenceSpec
@@ -193,6 +194,8 @@ class ForecastData(SequenceData):
                 )
             mixed = panel.targets != spec.targets and sorted(panel.targets) == sorted(spec.targets)
             require(not mixed, f"The checkpoint was trained for data.target=[{','.join(spec.targets)}], in this order.")
+            if panel.freq != spec.freq:
+                tell(f"The steps of the times are {panel.freq}, the checkpoint was trained for {spec.freq}.")
         return panel
 
     def make(self) -> dict[Split, Dataset]:
