@@ -1,4 +1,4 @@
-"""Pictures of forecasts."""
+"""Pictures of forecasts and classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ UNITS = {  # pandas' names of steps, in words
     "h": "hours", "D": "days", "B": "business days", "W": "weeks", "MS": "months", "ME": "months", "QS": "quarters",
     "QE": "quarters", "YS": "years", "YE": "years",
 }  # fmt: skip
+LEGIBLE = 20  # classes, up to which counts can be read
 
 
 @dataclass
@@ -75,6 +76,33 @@ def draw_errors(errors: dict[str, np.ndarray], unit: str) -> Figure:
     axes.set(xlabel="steps ahead", ylabel=unit, ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()
+    return figure
+
+
+def draw_confusion(counts: Tensor, names: Sequence[str]) -> Figure:
+    """A square for each pair of true and predicted class, the darker the larger its share of the true class.
+
+    **Arguments:**
+
+    - `counts`: (classes, classes), true by predicted.
+    - `names`: of the classes.
+    """
+    size = len(names)
+    shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
+    side = min(9.0, 3.2 + 0.35 * size)
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, label="share of the true class", shrink=0.8)
+    shown = range(0, size, 1 + (size - 1) // 40)
+    axes.set_xticks(shown, [names[k] for k in shown], rotation=90 if max(map(len, names)) > 2 else 0, parse_math=False)
+    axes.set_yticks(shown, [names[k] for k in shown], parse_math=False)
+    axes.set(xlabel="predicted", ylabel="true")
+    if size <= LEGIBLE:
+        for row, column in np.ndindex(size, size):
+            if number := int(counts[row, column]):
+                color = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, f"{number:,}", ha="center", va="center", color=color, fontsize="small")
     return figure
 
 

@@ -1,20 +1,23 @@
 """The one network: a recurrent cell and a linear read-out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from hydra.utils import instantiate
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from rnnlab.cells import make_cell
 from rnnlab.errors import require
+
+Readout = Literal["last", "mean", "all"]
 
 FEW = 16  # sequences, up to which single steps are faster by the kernels of a step: 4 x for one, even at this number
 
 
 class SimpleRNN(nn.Module):
-    """Runs a cell over a sequence and reads its hidden states out, at the last step or at all.
+    """Runs a cell over a sequence and reads its hidden states out: at the last step, their mean, or at all steps.
 
         >>> net = SimpleRNN({"_target_": "torch.nn.RNN", "hidden_size": 8}, input_size=5, output_size=2)
         >>> out, state = net(torch.randn(3, 7, 5))
@@ -23,10 +26,11 @@ class SimpleRNN(nn.Module):
 
     **Arguments:**
 
-    - `cell`: the config of anything that speaks `torch.nn.RNN`'s interface with `batch_first=True`.
+    - `cell`: the config of anything that speaks `torch.nn.RNN`'s interface with `batch_first=True`, see `make_cell`.
     - `input_size`: features a step, or the number of tokens.
     - `output_size`: size of each prediction.
-    - `readout`: `"last"` predicts once, after the last step; `"all"` predicts at every step.
+    - `readout`: `"last"` predicts once, after the last step, `"mean"` once, from the mean of all hidden states, and
+      `"all"` at every step.
     - `embedding`: size of a learned vector for each token; `None` reads tokens as one-hot vectors.
     - `tied`: let the read-out share the embedding's weights (Press & Wolf 2017), which then is as wide as the cell.
     - `dropout`: share of the hidden units that a read-out in training does not see, the same at every step of a
@@ -40,7 +44,7 @@ class SimpleRNN(nn.Module):
         cell: dict[str, Any],
         input_size: int,
         output_size: int,
-        readout: Literal["last", "all"] = "last",
+        readout: Readout = "last",
         embedding: int | None = None,
         tied: bool = False,
         dropout: float = 0.0,
@@ -50,7 +54,7 @@ class SimpleRNN(nn.Module):
         self.readout = readout
         self.dropout = dropout
         self.embed = nn.Embedding(input_size, embedding) if embedding else None
-        self.cell = instantiate(cell, input_size=embedding or input_size, batch_first=True, _convert_="all")
+        self.cell = make_cell(cell, embedding or input_size)
         self.bidirectional = getattr(self.cell, "bidirectional", False)
         width = getattr(self.cell, "proj_size", 0) or self.cell.hidden_size
         self.head = nn.Linear(2 * width if self.bidirectional else width, output_size)
@@ -62,24 +66,28 @@ class SimpleRNN(nn.Module):
             )
             self.embed.weight = self.head.weight  # type: ignore[union-attr]  # and is initialised like it
 
-    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    def forward(self, x: Tensor, state: Any = None, lengths: Sequence[int] | None = None) -> tuple[Tensor, Any]:
         """Predict from `x`, starting at `state`.
 
         **Arguments:**
 
         - `x`: (batch, time, input_size) features, or (batch, time) integer tokens.
         - `state`: what an earlier call returned, to go on from there; `None` starts from zeros on the device of `x`.
+        - `lengths`: (batch,) steps of each sequence, if some are padded at their end; what is behind changes nothing.
 
         **Returns:**
 
-        Predictions, (batch, output_size) for `"last"` and (batch, time, output_size) for `"all"`, and the new state:
-        (num_layers, batch, hidden_size) for RNN and GRU, a pair of these for LSTM.
+        Predictions, (batch, output_size), for `"all"` (batch, time, output_size), and the new state:
+        (num_layers, batch, hidden_size) for RNN and GRU, a pair of these for LSTM, a tuple of the cells' states for a
+        `Stack`; `None` with `lengths`.
         """
-        out, state = self.cell(self._encode(x), state)
+        out, state = self._run(self._encode(x), state, lengths)
         if self.dropout and self.training:
             out = out * F.dropout(torch.ones_like(out[:, :1]), self.dropout)
         if self.readout == "last":
-            out = self._last(out)
+            out = self._last(out, lengths)
+        elif self.readout == "mean":
+            out = self._mean(out, lengths)
         return self.head(out), state
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -113,12 +121,28 @@ class SimpleRNN(nn.Module):
             return x.to(self.head.weight.dtype)
         return F.one_hot(x, self.input_size).to(self.head.weight.dtype) if self.embed is None else self.embed(x)
 
-    def _last(self, out: Tensor) -> Tensor:
+    def _run(self, x: Tensor, state: Any, lengths: Sequence[int] | None) -> tuple[Tensor, Any]:
+        if lengths is None:
+            return self.cell(x, state)
+        if not self.bidirectional:  # what follows a sequence is read after it
+            return self.cell(x, state)[0], None
+        packed, _ = self.cell(pack_padded_sequence(x, torch.as_tensor(lengths), batch_first=True, enforce_sorted=False))
+        return pad_packed_sequence(packed, batch_first=True, total_length=x.shape[1])[0], None
+
+    def _last(self, out: Tensor, lengths: Sequence[int] | None) -> Tensor:
+        last = out[:, -1] if lengths is None else out[torch.arange(len(out)), torch.as_tensor(lengths) - 1]
         if not self.bidirectional:
-            return out[:, -1]
+            return last
         # the backward direction has read everything when it arrives at the first step
-        forward, backward = out.chunk(2, dim=-1)
-        return torch.cat((forward[:, -1], backward[:, 0]), dim=-1)
+        width = out.shape[-1] // 2
+        return torch.cat((last[:, :width], out[:, 0, width:]), dim=-1)
+
+    def _mean(self, out: Tensor, lengths: Sequence[int] | None) -> Tensor:
+        if lengths is None:
+            return out.mean(1)
+        ends = torch.as_tensor(lengths).to(out.device)[:, None, None]
+        inside = torch.arange(out.shape[1], device=out.device)[:, None] < ends
+        return (out * inside).sum(1) / ends
 
 
 def each(state: Any, function: Callable[[Tensor], Any]) -> Any:

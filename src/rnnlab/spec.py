@@ -16,17 +16,21 @@ class SequenceSpec:
     **Arguments:**
 
     - `kind`: what the targets are. `tokens`: the next sign at every step, x and y are (batch, time) integers.
-      `labels`: one class a sequence, x is (batch, time, features), y is (batch,) integers.
+      `labels`: a class for each sequence or step, x is (batch, time, features) or (batch, time) integer symbols, y is
+      (batch,) or (batch, time) integers, `IGNORED` where none is asked for.
       `values`: x is (batch, time, features), y is (batch, values).
       `series`: x is (batch, time, features), of which the first are the targets so far, and y their next steps,
       (batch, horizon, targets).
-    - `input_size`: features a step; for tokens the size of the vocabulary.
+    - `input_size`: features a step; for tokens and symbols how many there are.
     - `output_size`: classes or values to predict.
     - `seq_len`: steps of a sequence.
     - `vocab`: for tokens, the sign of every index; empty if tokens are bytes.
+    - `classes`: for labels, their names; empty if they are numbers.
+    - `every_step`: for labels, whether each step has one.
+    - `test_lengths`: for labels, steps of the sequences of further test parts, each a split `test_STEPS`.
     - `horizon`, `season`: for series, the steps to forecast, and those after which a series repeats itself.
     - `targets`, `covariates`: for series, the names of what is forecast, and of what else is known.
-    - `scale`: for series, (mean, standard deviation) of each column in the training part.
+    - `scale`: for series, and for labels out of files, (mean, standard deviation) of each column in the training part.
     - `log_scale`: for series, the same of each target's logarithm; empty for a target that is not always positive.
     - `grows`: for series, whether a target's swings grow with its level.
     - `num_windows`: for series, how many whole windows the training part has.
@@ -38,6 +42,9 @@ class SequenceSpec:
     output_size: int
     seq_len: int
     vocab: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    every_step: bool = False
+    test_lengths: tuple[int, ...] = ()
     horizon: int = 0
     season: int = 1
     targets: tuple[str, ...] = ()
@@ -49,7 +56,7 @@ class SequenceSpec:
     freq: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("vocab", "targets", "covariates", "grows"):  # a checkpoint gives lists
+        for name in ("classes", "test_lengths", "vocab", "targets", "covariates", "grows"):  # a checkpoint gives lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("scale", "log_scale"):
             object.__setattr__(self, name, tuple(map(tuple, getattr(self, name))))

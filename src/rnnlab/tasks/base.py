@@ -90,6 +90,8 @@ class Task(pl.LightningModule):
         self.spec = SequenceSpec(**spec)
         if self.spec.kind != self.kind:
             raise UserError(f"{type(self).__name__} reads {self.kind}, the data are {self.spec.kind}.")
+        if cell.get("chrono") == "auto":
+            cell = {**cell, "chrono": self.spec.seq_len}
         self.network: Any = self.make_network(cell, **network)
         self.metrics = nn.ModuleDict({split: nn.ModuleDict(self._metrics()) for split in ("val", "test")})
         self.loaded_state: Any = None

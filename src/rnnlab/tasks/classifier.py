@@ -1,28 +1,76 @@
 """Sequence classification."""
 
-import torch.nn.functional as F
-from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from typing import Any, Literal
 
-from rnnlab.tasks.base import Task
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
+
+from rnnlab.charts import draw_confusion
+from rnnlab.network import SimpleRNN
+from rnnlab.spec import IGNORED
+from rnnlab.tasks.base import Batch, Task
+
+
+class Confusion(MulticlassConfusionMatrix):
+    """Counts how often each class was taken for which, as a picture and not as a score."""
+
+    def compute(self) -> dict[str, float]:  # type: ignore[override]
+        self.counts: Tensor = super().compute().cpu()
+        return {}
 
 
 class SequenceClassifier(Task):
-    """Gives each sequence one of `spec.output_size` labels, read off the last step; y is (batch,) class indices.
+    """Gives each sequence one of `spec.output_size` labels, y is (batch,), or each step, y is (batch, time).
 
-    The loss is the mean cross-entropy in nats; accuracy is over all sequences, F1 the mean over classes.
+    The loss is the mean cross-entropy in nats; accuracy is over all labels asked for, F1 the mean over classes.
+    Sequences may be padded at their end; then a batch has their lengths beside x and y.
+
+    **Arguments:**
+
+    - `cell`, `optim`, `spec`: see `Task`.
+    - `readout`: what a sequence's label is read off: the `last` hidden state, or the `mean` of all. Labels of steps are
+      read off the state of each.
     """
 
     kind = "labels"
     loss_label = "cross-entropy (nats)"
 
+    def __init__(
+        self,
+        cell: dict[str, Any],
+        optim: dict[str, Any],
+        spec: dict[str, Any],
+        readout: Literal["last", "mean"] = "last",
+    ):
+        super().__init__(cell, optim, spec, readout=readout)
+
+    def make_network(self, cell: dict[str, Any], readout: Literal["last", "mean"]) -> nn.Module:  # type: ignore[override]
+        return SimpleRNN(cell, self.spec.input_size, self.spec.output_size, "all" if self.spec.every_step else readout)
+
+    def read(self, batch: Batch, split: str) -> tuple[Tensor, Tensor]:
+        x, y, *lengths = batch
+        return self.network(x, None, *lengths)[0], y
+
     def loss(self, out: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(out, y)
+        return F.cross_entropy(*self.flatten(out, y), ignore_index=IGNORED)
+
+    def total(self, out: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        costs = F.cross_entropy(*self.flatten(out.float(), y), ignore_index=IGNORED, reduction="sum")
+        return costs, (y != IGNORED).sum()
 
     def make_metrics(self) -> dict[str, Metric]:
+        how: dict[str, Any] = {"ignore_index": IGNORED, "validate_args": False}
         classes = self.spec.output_size
         return {
-            "accuracy": MulticlassAccuracy(classes, average="micro", validate_args=False),
-            "f1": MulticlassF1Score(classes, average="macro", validate_args=False),
+            "accuracy": MulticlassAccuracy(classes, average="micro", **how),
+            "f1": MulticlassF1Score(classes, average="macro", **how),
+            "confusion": Confusion(classes, **how),
         }
+
+    def figures(self, datamodule: Any, split: str) -> dict[str, Figure]:
+        """How often each class was taken for which."""
+        names = self.spec.classes or tuple(map(str, range(self.spec.output_size)))
+        return {f"{split}_confusion": draw_confusion(self.metrics[split]["confusion"].counts, names)}
