@@ -182,7 +182,8 @@ class SequenceData(pl.LightningDataModule):
         return self._overfit_loader() or self._evaluation_loader("val")
 
     def test_dataloader(self) -> DataLoader | list:
-        return self._evaluation_loader("test")
+        more = [split for split in self.splits if split.startswith("test_")]
+        return [self._loader(split) for split in ("test", *more)] if more else self._evaluation_loader("test")
 
     def predict_dataloader(self) -> DataLoader | list:
         return self._evaluation_loader("test")

@@ -92,8 +92,9 @@ class Task(pl.LightningModule):
             raise UserError(f"{type(self).__name__} reads {self.kind}, the data are {self.spec.kind}.")
         if cell.get("chrono") == "auto":
             cell = {**cell, "chrono": self.spec.seq_len}
+        self.tests = ["test", *(f"test_{length}" for length in self.spec.test_lengths)]
         self.network: Any = self.make_network(cell, **network)
-        self.metrics = nn.ModuleDict({split: nn.ModuleDict(self._metrics()) for split in ("val", "test")})
+        self.metrics = nn.ModuleDict({split: nn.ModuleDict(self._metrics()) for split in ("val", *self.tests)})
         self.loaded_state: Any = None
         self.states: dict[str, Any] = {}  # what the last batch of a split left, for the next to go on from
 
@@ -161,8 +162,8 @@ class Task(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._measure(batch, "val")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._measure(batch, "test")
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._measure(batch, self.tests[dataloader_idx])
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self.read(batch, "predict")[0]
@@ -171,7 +172,8 @@ class Task(pl.LightningModule):
         self._report("val")
 
     def on_test_epoch_end(self) -> None:
-        self._report("test")
+        for split in self.tests:
+            self._report(split)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "train" in self.states:
@@ -248,4 +250,6 @@ class Task(pl.LightningModule):
             metric.reset()
         scores |= self.derived(scores["loss"])
         # every rank holds the same figures, torchmetrics has gathered them; loggers get them from the callbacks
-        self.log_dict({f"{split}/{name}": score for name, score in scores.items()}, logger=False, sync_dist=True)
+        part, _, which = split.partition("_")  # test_64/accuracy is test/accuracy_64
+        named = {f"{part}/{name}{which and f'_{which}'}": score for name, score in scores.items()}
+        self.log_dict(named, logger=False, sync_dist=True)
