@@ -57,6 +57,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("epoch_steps", "patch"), (lambda value: value is None or _SIZE[0](value), f"{_SIZE[1]}, or null")),
     **dict.fromkeys(("val", "test"), (_is_part, "a share from 0 to below 1, or a whole number of steps")),
     **dict.fromkeys(("covariates", "future_covariates"), (_are_names, "a list of columns")),
+    "features": (lambda value: value is None or (_are_names(value) and value), "a list of columns, or null"),
+    **dict.fromkeys(("sequence_id", "label"), (lambda value: value is not None, "a column")),
     "target": (lambda value: isinstance(value, str) or (_are_names(value) and value), "a column, or a list of columns"),
     "quantiles": (_are_levels, "numbers between 0 and 1, rising, 0.5 among them"),
     "loss": (lambda value: value in ("pinball", "mae", "huber", "mse"), "pinball, mae, huber or mse"),

@@ -1,5 +1,6 @@
 """Where pictures and texts of a run go."""
 
+import time
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -13,6 +14,30 @@ from PIL import Image
 def boards(trainer: pl.Trainer) -> list[TensorBoardLogger]:
     """The TensorBoard loggers to write to: none on ranks other than the first."""
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero]
+
+
+class Sparingly:
+    """Lets what is only for looking at take a share of the time: used around it, `is_due` after a while.
+
+    **Arguments:**
+
+    - `share`: of the time, at most.
+    """
+
+    def __init__(self, share: float):
+        self.pause = 1 / share - 1
+        self.due = 0.0
+
+    def is_due(self) -> bool:
+        """Whether enough time has passed since it was last used."""
+        return time.monotonic() >= self.due
+
+    def __enter__(self) -> None:
+        self.start = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        end = time.monotonic()
+        self.due = end + self.pause * (end - self.start)
 
 
 def verbatim(text: str) -> str:

@@ -54,7 +54,7 @@ class SimpleRNN(nn.Module):
         self.readout = readout
         self.dropout = dropout
         self.embed = nn.Embedding(input_size, embedding) if embedding else None
-        self.cell = make_cell(cell, embedding or input_size)
+        self.cell: Any = make_cell(cell, embedding or input_size)
         self.bidirectional = getattr(self.cell, "bidirectional", False)
         width = getattr(self.cell, "proj_size", 0) or self.cell.hidden_size
         self.head = nn.Linear(2 * width if self.bidirectional else width, output_size)

@@ -22,12 +22,12 @@ class Curves(pl.Callback):
     In TensorBoard training and validation loss share a chart (Custom Scalars); `figures/loss.png` shows the same.
 
     **Raises:** `UserError` with the step at which the loss became infinite or not a number, before a checkpoint of what
-    came of it is written.
+    came of it is written. A step that was left out, see `Guard`, is no such step; its loss is in no mean.
     """
 
     def __init__(self) -> None:
         self.step = 0
-        self.losses: list[tuple[int, Tensor]] = []  # (step, loss) since the last mean
+        self.losses: list[tuple[int, Tensor, Any]] = []  # (step, loss, whether it was left out) since the last mean
         self.grad_norm: Tensor | None = None
         self.history: dict[str, list[tuple[int, float]]] = {"train/loss": [], "val/loss": []}
 
@@ -47,11 +47,11 @@ class Curves(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.losses.append((self.step, outputs["loss"]))
+        self.losses.append((self.step, outputs["loss"], pl_module.guard.bad))  # type: ignore[union-attr]
         if self.grad_norm is not None:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
             norm = self.grad_norm.item()
-            self._write(trainer, {"train/loss": self._mean_loss(trainer), "train/grad_norm": norm, "train/lr": rate})
+            self._write(trainer, {**self._mean_loss(trainer), "train/grad_norm": norm, "train/lr": rate})
             self.grad_norm = None
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -73,20 +73,24 @@ class Curves(pl.Callback):
 
     def _write_rest(self, trainer: pl.Trainer) -> None:
         if self.losses:
-            self._write(trainer, {"train/loss": self._mean_loss(trainer)})
+            self._write(trainer, self._mean_loss(trainer))
 
-    def _mean_loss(self, trainer: pl.Trainer) -> float:
-        """The mean of the losses since the last call over all ranks, each of which must be finite."""
-        steps, losses = zip(*self.losses, strict=True)
+    def _mean_loss(self, trainer: pl.Trainer) -> dict[str, float]:
+        """The mean of the losses since the last call over all ranks, of steps that were taken; these must be finite."""
+        steps, losses, left_out = zip(*self.losses, strict=True)
         self.losses.clear()
         values = trainer.strategy.reduce(torch.stack(losses), reduce_op="mean").tolist()  # here a GPU is waited for
-        for step, value in zip(steps, values, strict=True):
+        taken = [(step, value) for step, value, bad in zip(steps, values, left_out, strict=True) if not bad]
+        for step, value in taken:
             if not math.isfinite(value):
                 raise UserError(
                     f"train/loss is {value} at step {step}. The checkpoints of earlier steps are intact. "
                     "Try a smaller optim.lr, or trainer.gradient_clip_val=1.0."
                 )
-        return trainer.accumulate_grad_batches * sum(values) / len(values)  # lightning has divided each by that number
+        if not taken:
+            return {}
+        # lightning has divided each by the number of batches that are accumulated
+        return {"train/loss": trainer.accumulate_grad_batches * sum(value for _, value in taken) / len(taken)}
 
     def _write(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
         for name, points in self.history.items():

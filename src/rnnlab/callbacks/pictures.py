@@ -1,13 +1,13 @@
 """What the network makes of the validation set, to read and to look at."""
 
-import time
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from rnnlab.console import tell
-from rnnlab.figures import boards, publish, verbatim
+from rnnlab.figures import Sparingly, boards, publish, verbatim
 
 
 class Pictures(pl.Callback):
@@ -18,7 +18,7 @@ class Pictures(pl.Callback):
     """
 
     def __init__(self) -> None:
-        self.due = 0.0  # time from which figures are drawn again
+        self.drawing = Sparingly(1 / 10)
         self.late = False  # the newest validation has no figures
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -31,7 +31,7 @@ class Pictures(pl.Callback):
                 board.experiment.add_text("sample", verbatim(text), trainer.global_step)
             if trainer.global_step < trainer.estimated_stepping_batches:
                 tell(f"\nat step {trainer.global_step}:\n{text}\n")
-        self.late = time.monotonic() < self.due
+        self.late = not self.drawing.is_due()
         if not self.late:
             self._publish(trainer, task, "val")
 
@@ -45,9 +45,8 @@ class Pictures(pl.Callback):
         if trainer.is_global_zero:
             self._publish(trainer, pl_module, "test")
 
+    @torch.no_grad()  # the end of training is not a validation
     def _publish(self, trainer: pl.Trainer, task: Any, split: str) -> None:
-        start = time.monotonic()
-        for name, figure in task.figures(trainer.datamodule, split).items():  # type: ignore[attr-defined]
-            publish(trainer, name, figure)
-        end = time.monotonic()
-        self.due = end + 9 * (end - start)
+        with self.drawing:
+            for name, figure in task.figures(trainer.datamodule, split).items():  # type: ignore[attr-defined]
+                publish(trainer, name, figure)

@@ -32,19 +32,18 @@ class LinearRNN(nn.Module):
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(batch, time, input_size) and a state (1, batch, hidden_size), zeros by default, to all h_t and the last."""
-        keep, add = self.recurrence(*self.open(x.transpose(0, 1)))
+        keep, add = self.recurrence(*self.activate(self.linear(x.transpose(0, 1))))
         start = torch.zeros_like(add[0]) if state is None else state[0].to(add)
         out = scan(keep, add, start)
         return out.transpose(0, 1), out[-1:]
 
-    def open(self, x: Tensor) -> list[Tensor]:
-        """The gates, between 0 and 1, and the candidate; each (..., hidden_size)."""
-        rows = self.linear(x)
+    def activate(self, rows: Tensor) -> list[Tensor]:
+        """The gates, between 0 and 1, and the candidate, each (..., hidden_size), of what `linear` gives."""
         *gates, candidate = rows.to(torch.promote_types(rows.dtype, torch.float32)).chunk(len(self.gates), -1)
         return [*map(torch.sigmoid, gates), candidate]
 
     def recurrence(self, *gates: Tensor) -> tuple[Tensor, Tensor]:
-        """keep_t and add_t from what `open` gives."""
+        """keep_t and add_t from what `activate` gives."""
         raise NotImplementedError
 
 

@@ -44,7 +44,8 @@ class Scan(torch.autograd.Function):
         if direct.device.type == "cpu":
             total = torch.empty_like(direct)
             total[-1] = direct[-1]
-            march(*(part.unbind()[::-1] for part in (keep[1:], direct[:-1], total[:-1])), total[-1])
+            keeps, adds, outs = (part.unbind()[::-1] for part in (keep[1:], direct[:-1], total[:-1]))
+            march(keeps, adds, outs, total[-1])
         else:
             total = double(torch.cat((keep[:1], keep[1:].flip(0))), direct.flip(0)).flip(0)
         return total * torch.cat((start[None], out[:-1])), total, keep[0] * total[0]

@@ -12,8 +12,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 class Stack(nn.Module):
     """Cells on top of each other, and beside each other if they read in both directions.
 
-    With `residual` a linear map brings the input to the cells' width, each layer adds to what it reads, y + cell(norm(y)),
-    and the sum is normalised at the end (pre-norm, Xiong et al. 2020), so that depth does not stand in the gradient's way.
+    With `residual` a linear map brings the input to the cells' width, each layer adds to what it reads, y +
+    cell(norm(y)), and the sum is normalised at the end (pre-norm, Xiong et al. 2020): the gradient has a way past each.
 
     **Arguments:**
 

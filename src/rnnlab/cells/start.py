@@ -32,7 +32,9 @@ def initialise(
     **Raises:** `UserError` if a layer has no such weights, gates or biases.
     """
     require(forget_bias is None or chrono is None, "cell.forget_bias and cell.chrono set the same: leave one at null.")
-    layers = [part for part in module.modules() if isinstance(part, nn.RNNBase | LinearRNN)] or [module]
+    layers: list[nn.Module] = [part for part in module.modules() if isinstance(part, nn.RNNBase | LinearRNN)] or [
+        module
+    ]
     for layer in layers:
         if init != "default":
             _weights(layer, init)
@@ -61,7 +63,7 @@ def _weights(layer: nn.Module, init: Init) -> None:
 
 @torch.no_grad()
 def _biases(layer: nn.Module, key: str, draw: Callable[[Tensor], Tensor]) -> None:
-    """Give the gate that keeps the state the biases that `draw` fills in, and for chrono the input gate the opposite."""
+    """Fill the biases of the gate that keeps the state by `draw`; for chrono those of the input gate are the opposite."""
     gates = layer.gates if isinstance(layer, LinearRNN) else GATES.get(getattr(layer, "mode", ""), ())
     kind = type(layer).__name__
     require(bool(gates), f"cell.{key} is about gates, of which {kind} has none: use cell=lstm, gru, mingru or minlstm.")

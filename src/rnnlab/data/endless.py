@@ -18,7 +18,7 @@ Draw = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def uniform(key: int, indices: Tensor, count: int) -> Tensor:
-    """Random numbers that depend on nothing but their place: those of SplitMix64 (Steele et al. 2014), entered anywhere.
+    """Random numbers that depend on their place alone: those of SplitMix64 (Steele et al. 2014), entered anywhere.
 
     **Arguments:**
 
@@ -128,7 +128,9 @@ class EndlessData(SequenceData):
         require(epoch_steps is not None, "data.epoch_steps=null: these samples have no end, so give a number.")
         self.seq_len = seq_len
         for length in (seq_len, *test_lengths):
-            require(length >= self.least, f"data.seq_len={length} is too short: this task has {self.least} or more steps.")
+            require(
+                length >= self.least, f"data.seq_len={length} is too short: this task has {self.least} or more steps."
+            )
         self.sizes: dict[Split, int] = {"train": batch_size * epoch_steps, "val": num_val, "test": num_test}
         self.seed = seed
         self.test_lengths = tuple(test_lengths)

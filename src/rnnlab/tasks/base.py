@@ -14,7 +14,9 @@ from rich.table import Table
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from rnnlab.console import tell
 from rnnlab.errors import UserError, require
+from rnnlab.guard import Guard
 from rnnlab.network import SimpleRNN, each
 from rnnlab.spec import Kind, SequenceSpec
 
@@ -95,6 +97,7 @@ class Task(pl.LightningModule):
         self.tests = ["test", *(f"test_{length}" for length in self.spec.test_lengths)]
         self.network: Any = self.make_network(cell, **network)
         self.metrics = nn.ModuleDict({split: nn.ModuleDict(self._metrics()) for split in ("val", *self.tests)})
+        self.guard = Guard()
         self.loaded_state: Any = None
         self.states: dict[str, Any] = {}  # what the last batch of a split left, for the next to go on from
 
@@ -168,6 +171,19 @@ class Task(pl.LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self.read(batch, "predict")[0]
 
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        if gradient_clip_algorithm == "value" or self.trainer.precision == "16-mixed":  # whose scaler is a guard, too
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            gradient_clip_val = None
+        if self.trainer.precision != "16-mixed":
+            self.guard(optimizer, gradient_clip_val)
+
+    def on_train_end(self) -> None:
+        if (skipped := int(self.guard.skipped)) and self.trainer.is_global_zero:
+            tell(f"{skipped} steps were left out: their gradient was infinite or not a number.")
+
     def on_validation_epoch_end(self) -> None:
         self._report("val")
 
@@ -200,9 +216,6 @@ class Task(pl.LightningModule):
         make_optimizer = instantiate(self.optim["optimizer"], _convert_="all")
         with _arguments_of("optim.optimizer"):
             optimizer = make_optimizer(self.parameters())
-        if self.trainer.precision == "bf16-mixed":
-            # bf16 scales no loss, so that gradients can be clipped before a fused step; Lightning would refuse
-            optimizer._step_supports_amp_scaling = False
         if self.optim["scheduler"] is None:
             return optimizer
         make_scheduler = instantiate(self.optim["scheduler"], _convert_="all")

@@ -73,4 +73,4 @@ class SequenceClassifier(Task):
     def figures(self, datamodule: Any, split: str) -> dict[str, Figure]:
         """How often each class was taken for which."""
         names = self.spec.classes or tuple(map(str, range(self.spec.output_size)))
-        return {f"{split}_confusion": draw_confusion(self.metrics[split]["confusion"].counts, names)}
+        return {f"{split}_confusion": draw_confusion(dict(self._split(split))["confusion"].counts, names)}

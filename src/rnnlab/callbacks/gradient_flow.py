@@ -1,0 +1,185 @@
+"""How much of the gradient arrives at each step of the past."""
+
+import csv
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from rnnlab.cells.adjoint import Layer, recorded, through_time
+from rnnlab.console import tell
+from rnnlab.figures import Sparingly, publish
+
+SMALLEST = 1e-300  # what is less is shown as this
+DECADES = 25  # that a picture shows below the largest
+ROWS = 6  # charts in a picture
+LINES = 6  # in a chart
+
+
+@dataclass
+class Trace:
+    """The norm over batch and units of dL/dh_t, or dL/dc_t, at each probe."""
+
+    steps: list[int] = field(default_factory=list)
+    norms: list[np.ndarray] = field(default_factory=list)  # (time,) each
+
+
+class GradientFlow(pl.Callback):
+    """Every `every` steps, and before the first, sends a batch of the validation set forth and back.
+
+    Of each recurrent layer: the norm of the total derivative dL/dh_t for every step t of the sequence, for LSTM of dL/dc_t
+    too (see `rnnlab.cells.adjoint`), as curve and as heat map over the training, `figures/gradient_flow.png` and
+    `gradient_flow.csv`. As scalars:
+
+    - `gradient_flow/first_over_last`: its ratio at the first and the last step. `gradient_flow/decades_per_step`: powers
+      of ten that it loses per step back in time.
+    - `recurrent/radius`, `recurrent/norm`: of each gate's recurrent weights the spectral radius and the largest singular
+      value.
+    - `saturated/...`: see `Flow`.
+    - `update/...`: of each weight, the norm of the optimizer's last step over its own.
+    - `gradient_flow/skipped_steps`: steps without a finite gradient so far, see `Guard`.
+
+    **Arguments:**
+
+    - `every`: optimizer steps between two probes; those between cost nothing.
+    - `batch_size`: sequences of a probe.
+    """
+
+    def __init__(self, every: int = 50, batch_size: int = 32):
+        self.every = every
+        self.batch_size = batch_size
+        self.probed = -1
+        self.before: list[Tensor] = []
+        self.traces: dict[str, Trace] = {}
+        self.drawing = Sparingly(1 / 50)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._probe(trainer, pl_module)
+        if not self.traces and trainer.is_global_zero:
+            tell("gradient_flow: there is no cell of torch or rnnlab in this network, so nothing is shown.")
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if (trainer.global_step + 1) % self.every == 0:
+            self.before = [weight.detach().clone() for weight in pl_module.parameters()]
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if trainer.global_step % self.every == 0 and trainer.global_step != self.probed:
+            self._probe(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.training and self.drawing.is_due():
+            self._publish(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._leave(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._leave(trainer)
+
+    def _probe(self, trainer: pl.Trainer, task: Any) -> None:
+        self.probed = trainer.global_step
+        if not trainer.is_global_zero:
+            return
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        batch = datamodule.transfer_batch_to_device(datamodule.example(self.batch_size), task.device, 0)
+        task.eval()  # without dropout
+        with torch.enable_grad(), recorded(task.network) as layers:
+            loss = task.loss(*task.read(batch, "probe"))
+        task.train()
+        task.states.pop("probe", None)
+        if not layers:
+            return
+        scores: dict[str, Any] = {"gradient_flow/skipped_steps": task.guard.skipped}
+        for layer, direct in zip(layers, torch.autograd.grad(loss, [layer.out for layer in layers]), strict=True):
+            scores |= self._measure(layer, direct, "" if len(layers) == 1 else f" {layer.name}")
+        for (name, weight), before in zip(task.named_parameters(), self.before, strict=False):
+            scores[f"update/{name}"] = (weight.detach() - before).norm() / before.norm()
+        self.before = []
+        numbers = torch.stack(
+            [torch.as_tensor(score, dtype=torch.float64, device=loss.device) for score in scores.values()]
+        )
+        metrics = dict(zip(scores, numbers.tolist(), strict=True))  # here a GPU is waited for
+        for logger in trainer.loggers:
+            logger.log_metrics({name: value for name, value in metrics.items() if np.isfinite(value)}, self.probed)
+
+    def _measure(self, layer: Layer, direct: Tensor, suffix: str) -> dict[str, Any]:
+        flow = through_time(layer, direct)
+        scores: dict[str, Any] = {f"saturated/{name}{suffix}": share for name, share in flow.saturated.items()}
+        for state, gradient in (("h", flow.hidden), ("c", flow.cell)):
+            if gradient is None:
+                continue
+            norms = gradient.norm(dim=(0, 2))
+            trace = self.traces.setdefault(f"{state}{suffix}", Trace())
+            trace.steps.append(self.probed)
+            trace.norms.append(norms.cpu().numpy())
+            first, last = norms[0].clamp_min(SMALLEST), norms[-1].clamp_min(SMALLEST)
+            which = f"{'cell_' if state == 'c' else ''}"
+            scores[f"gradient_flow/{which}first_over_last{suffix}"] = first / last
+            lost = (last.log10() - first.log10()) / max(1, len(norms) - 1)
+            scores[f"gradient_flow/{which}decades_per_step{suffix}"] = lost
+        for gate, weights in layer.recurrent().items():
+            where = f"{gate and f'_{gate}'}{suffix}"
+            if weights.isfinite().all() and weights.shape[0] == weights.shape[1]:
+                scores[f"recurrent/radius{where}"] = torch.linalg.eigvals(weights).abs().max()
+                scores[f"recurrent/norm{where}"] = torch.linalg.matrix_norm(weights, ord=2)
+        return scores
+
+    def _leave(self, trainer: pl.Trainer) -> None:
+        if not self.traces or not trainer.is_global_zero:
+            return
+        self._publish(trainer)
+        with (Path(trainer.default_root_dir) / "gradient_flow.csv").open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(("state", "optimizer_step", "t", "norm"))
+            for name, trace in self.traces.items():
+                for step, norms in zip(trace.steps, trace.norms, strict=True):
+                    table.writerows((name, step, t, repr(float(norm))) for t, norm in enumerate(norms, 1))
+
+    def _publish(self, trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero and self.traces:
+            with self.drawing:
+                publish(trainer, "gradient_flow", draw(self.traces))
+
+
+def draw(traces: dict[str, Trace]) -> Figure:
+    """Of each state a chart of the norm over the steps of a sequence, and how it changes with training."""
+    shown = list(traces.items())[:ROWS]
+    figure = Figure(figsize=(10, 0.4 + 3.4 * len(shown)), layout="constrained")
+    for (name, trace), (curve, heat) in zip(shown, figure.subplots(len(shown), 2, squeeze=False), strict=True):
+        letter, _, where = name.partition(" ")
+        label = rf"$\log_{{10}} \Vert \partial L / \partial {letter}_t \Vert$"
+        levels = np.log10(np.clip(np.nan_to_num(np.stack(trace.norms), nan=np.inf), SMALLEST, 1 / SMALLEST))
+        top = levels.max()  # of (probes, time)
+        bottom = max(levels.min(), top - DECADES)
+        time = np.arange(1, levels.shape[1] + 1)
+        for k in np.unique(np.linspace(0, len(levels) - 1, LINES).round().astype(int)):
+            color = colormaps["viridis"](0.9 * k / max(1, len(levels) - 1))
+            curve.plot(time, levels[k], color=color, label=f"{trace.steps[k]:,}", linewidth=1.4)
+        margin = 0.05 * (top - bottom) + 0.1
+        curve.set(xlabel="step t of the sequence", ylabel=label, ylim=(bottom - margin, top + margin))
+        curve.grid(alpha=0.3)
+        curve.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=LINES, frameon=False, fontsize="small", handlelength=1,
+            columnspacing=1, title=f"{where}{where and ': '}at optimizer step", title_fontsize="small", alignment="left",
+        )  # fmt: skip
+        image = heat.pcolormesh(_edges(trace.steps), _edges(time), levels.T, cmap="magma", vmin=bottom, vmax=top)
+        heat.set(xlabel="optimizer step", ylabel="step t of the sequence")
+        figure.colorbar(image, ax=heat, label=label)
+    return figure
+
+
+def _edges(centres: Any) -> np.ndarray:
+    """Where the cells around the centres begin and end."""
+    centres = np.asarray(centres, dtype=float)
+    if len(centres) == 1:
+        return np.array([centres[0] - 0.5, centres[0] + 0.5])
+    middle = (centres[1:] + centres[:-1]) / 2
+    return np.concatenate(([2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]))
