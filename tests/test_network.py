@@ -1,8 +1,6 @@
 import pytest
 import torch
-from conftest import ROOT
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from conftest import cells
 from torch import nn
 
 from rnnlab.errors import UserError
@@ -63,15 +61,8 @@ def test_shapes_of_the_tutorials():
     assert state.shape == (1, 5, 10)
 
 
-def cells():
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        for path in sorted((ROOT / "conf" / "cell").glob("*.yaml")):
-            config = compose("train", ["name=any", f"cell={path.stem}"]).cell
-            yield pytest.param(OmegaConf.to_container(config), id=path.stem)
-
-
 @torch.no_grad()
-@pytest.mark.parametrize("cell", list(cells()))
+@pytest.mark.parametrize("cell", cells())
 @pytest.mark.parametrize(
     "options", [{}, {"num_layers": 3}, {"num_layers": 2, "embedding": 6}, {"readout": "last"}, {"batch": 20}]
 )

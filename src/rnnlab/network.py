@@ -54,7 +54,7 @@ class SimpleRNN(nn.Module):
         self.readout = readout
         self.dropout = dropout
         self.embed = nn.Embedding(input_size, embedding) if embedding else None
-        self.cell: Any = make_cell(cell, embedding or input_size)
+        self.cell = make_cell(cell, embedding or input_size)
         self.bidirectional = getattr(self.cell, "bidirectional", False)
         width = getattr(self.cell, "proj_size", 0) or self.cell.hidden_size
         self.head = nn.Linear(2 * width if self.bidirectional else width, output_size)
@@ -140,9 +140,9 @@ class SimpleRNN(nn.Module):
     def _mean(self, out: Tensor, lengths: Sequence[int] | None) -> Tensor:
         if lengths is None:
             return out.mean(1)
-        ends = torch.as_tensor(lengths).to(out.device)[:, None, None]
-        inside = torch.arange(out.shape[1], device=out.device)[:, None] < ends
-        return (out * inside).sum(1) / ends
+        ends = torch.as_tensor(lengths).to(out.device)[:, None]
+        inside = torch.arange(out.shape[1], device=out.device) < ends
+        return (out * inside[..., None]).sum(1) / ends
 
 
 def each(state: Any, function: Callable[[Tensor], Any]) -> Any:

@@ -33,14 +33,14 @@ class Trace:
 class GradientFlow(pl.Callback):
     """Every `every` steps, and before the first, sends a batch of the validation set forth and back.
 
-    Of each recurrent layer: the norm of the total derivative dL/dh_t for every step t of the sequence, for LSTM of dL/dc_t
-    too (see `rnnlab.cells.adjoint`), as curve and as heat map over the training, `figures/gradient_flow.png` and
-    `gradient_flow.csv`. As scalars:
+    Of each recurrent layer: the norm of the total derivative dL/dh_t for every step t of the sequence, for LSTM of
+    dL/dc_t too (see `rnnlab.cells.adjoint`), as curve and as heat map over the training, `figures/gradient_flow.png`
+    and `gradient_flow.csv`. As scalars:
 
-    - `gradient_flow/first_over_last`: its ratio at the first and the last step. `gradient_flow/decades_per_step`: powers
-      of ten that it loses per step back in time.
-    - `recurrent/radius`, `recurrent/norm`: of each gate's recurrent weights the spectral radius and the largest singular
-      value.
+    - `gradient_flow/first_over_last`: its ratio at the first and the last step.
+    - `gradient_flow/decades_per_step`: powers of ten that it loses per step back in time.
+    - `recurrent/radius`, `recurrent/norm`: of each gate's recurrent weights the spectral radius and the largest
+      singular value.
     - `saturated/...`: see `Flow`.
     - `update/...`: of each weight, the norm of the optimizer's last step over its own.
     - `gradient_flow/skipped_steps`: steps without a finite gradient so far, see `Guard`.
@@ -168,7 +168,8 @@ def draw(traces: dict[str, Trace]) -> Figure:
         curve.grid(alpha=0.3)
         curve.legend(
             loc="lower left", bbox_to_anchor=(0, 1), ncols=LINES, frameon=False, fontsize="small", handlelength=1,
-            columnspacing=1, title=f"{where}{where and ': '}at optimizer step", title_fontsize="small", alignment="left",
+            columnspacing=1, alignment="left",
+            title=f"{where}{where and ': '}at optimizer step", title_fontsize="small",
         )  # fmt: skip
         image = heat.pcolormesh(_edges(trace.steps), _edges(time), levels.T, cmap="magma", vmin=bottom, vmax=top)
         heat.set(xlabel="optimizer step", ylabel="step t of the sequence")

@@ -4,18 +4,17 @@ import inspect
 from typing import Any
 
 from hydra.utils import get_class, instantiate
-from torch import nn
 
 from rnnlab.cells.stack import Stack
 from rnnlab.cells.start import initialise
 
 
-def make_cell(config: dict[str, Any], input_size: int) -> nn.Module:
+def make_cell(config: dict[str, Any], input_size: int) -> Any:
     """Build a cell from its config.
 
-    `init`, `forget_bias` and `chrono` are taken out for `initialise`. With `residual`, or if the class does not know what
-    `num_layers`, `dropout` and `bidirectional` mean, these are taken out for a `Stack` of cells of one layer. The class
-    that `_target_` names gets the rest, `input_size` and `batch_first=True`.
+    `init`, `forget_bias` and `chrono` are taken out for `initialise`. With `residual`, or if the class does not know
+    what `num_layers`, `dropout` and `bidirectional` mean, these are taken out for a `Stack` of cells of one layer. The
+    class that `_target_` names gets the rest, `input_size` and `batch_first=True`.
 
     **Raises:** `UserError` if the weights cannot begin as they should.
     """
@@ -27,7 +26,7 @@ def make_cell(config: dict[str, Any], input_size: int) -> nn.Module:
     layers = {name: cell[name] for name in ("num_layers", "dropout", "bidirectional") if name in cell}
     if residual or (layers and not has_layers):
         one = {name: value for name, value in cell.items() if name not in layers}
-        module: nn.Module = Stack(one, input_size, residual=residual, **layers)
+        module: Any = Stack(one, input_size, residual=residual, **layers)
     else:
         module = instantiate(cell, input_size=input_size, batch_first=True, _convert_="all")
     initialise(module, **start)

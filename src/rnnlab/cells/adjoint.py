@@ -59,8 +59,8 @@ class Flow:
 
     - `hidden`: dL/dh_t, (batch, time, hidden).
     - `cell`: for LSTM dL/dc_t, the same shape: that of the cell state, and of nothing that passes by it.
-    - `saturated`: the share of each gate that is below 0.1 or above 0.9 (Karpathy et al. 2015); under `units` that of the
-      units whose tanh is beyond 0.9 in size, or whose ReLU is closed.
+    - `saturated`: the share of each gate that is below 0.1 or above 0.9 (Karpathy et al. 2015); under `units` that of
+      the units whose tanh is beyond 0.9 in size, or whose ReLU is closed.
     """
 
     hidden: Tensor
@@ -70,7 +70,7 @@ class Flow:
 
 @contextmanager
 def recorded(network: nn.Module) -> Iterator[list[Layer]]:
-    """Inside, every recurrent layer of the network that reads a batch is added to the list, those above after those below.
+    """Inside, every recurrent layer of the network that reads a batch is added to the list, from below.
 
     Fused cells then run layer by layer, from a state of zeros and without dropout. Cells that are neither torch's nor
     rnnlab's stay as they are.
@@ -189,7 +189,10 @@ def _lstm(x: Tensor, before: Tensor, direct: Tensor, weights: list[Tensor]) -> F
 
 
 def _gru(x: Tensor, before: Tensor, direct: Tensor, weights: list[Tensor]) -> Flow:
-    """With h_t = (1 - z) n + z h_{t-1} and n = tanh(x_n + r * h_n): d_t = e_t + z d_{t+1} + W_hh^T of the three gates."""
+    """With h_t = (1 - z) n + z h_{t-1} and n = tanh(x_n + r * h_n):
+
+    d_t = e_t + z_{t+1} d_{t+1} + W_hh^T of what reaches the three gates at t + 1.
+    """
     x_r, x_z, x_n = _rows(x, weights, 0).chunk(3, -1)
     h_r, h_z, h_n = _rows(before, weights, 1).chunk(3, -1)
     r, z = (x_r + h_r).sigmoid(), (x_z + h_z).sigmoid()

@@ -1,7 +1,7 @@
-"""Cells whose gates do not see the state, so that their recurrence is linear (Feng et al. 2024, "Were RNNs all we needed?").
+"""Cells whose gates do not see the state, so that their recurrence is linear.
 
-One layer of them cannot tell what to do with an input by what it remembers; a second layer can. `cell.residual=true`
-is how they are meant to be stacked.
+Feng et al. 2024, "Were RNNs all we needed?". One layer of them cannot tell what to do with an input by what it
+remembers; a second layer can. `cell.residual=true` is how they are meant to be stacked.
 """
 
 import torch

@@ -63,7 +63,7 @@ def _weights(layer: nn.Module, init: Init) -> None:
 
 @torch.no_grad()
 def _biases(layer: nn.Module, key: str, draw: Callable[[Tensor], Tensor]) -> None:
-    """Fill the biases of the gate that keeps the state by `draw`; for chrono those of the input gate are the opposite."""
+    """Fill the biases of the gate that keeps the state by `draw`; for chrono, of the input gate with the opposite."""
     gates = layer.gates if isinstance(layer, LinearRNN) else GATES.get(getattr(layer, "mode", ""), ())
     kind = type(layer).__name__
     require(bool(gates), f"cell.{key} is about gates, of which {kind} has none: use cell=lstm, gru, mingru or minlstm.")

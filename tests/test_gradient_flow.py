@@ -1,0 +1,369 @@
+"""The gradient through time against cells that autograd unrolls, what a run shows of it, and the guard."""
+
+import csv
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import cells
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from rnnlab.callbacks.gradient_flow import Trace, draw
+from rnnlab.cells.adjoint import recorded, through_time
+from rnnlab.cells.minimal import MinGRU, MinLSTM
+from rnnlab.cells.stack import Stack
+from rnnlab.data.memory import AddingData
+from rnnlab.errors import UserError
+from rnnlab.guard import PATIENCE, Guard
+from rnnlab.network import SimpleRNN
+
+
+def unrolled(cell, weights, x):
+    """Every h_t, and for LSTM every c_t, as a node of its own; the equations of torch's documentation."""
+    batch = len(x)
+    if isinstance(cell, MinGRU | MinLSTM):
+        h, states = x.new_zeros(batch, cell.hidden_size), []
+        for step in x.unbind(1):
+            parts = F.linear(step, *weights).chunk(len(cell.gates), -1)
+            if isinstance(cell, MinGRU):
+                z = parts[0].sigmoid()
+            else:
+                f, i = parts[0].sigmoid(), parts[1].sigmoid()
+                z = i / (f + i)
+            h = (1 - z) * h + z * parts[-1]
+            states.append(h)
+        return states, []
+    w_ih, w_hh, b_ih, b_hh, *project = weights
+    h, c = x.new_zeros(batch, w_hh.shape[1]), x.new_zeros(batch, cell.hidden_size)
+    hidden, cellular = [], []
+    for step in x.unbind(1):
+        of_x, of_h = F.linear(step, w_ih, b_ih), F.linear(h, w_hh, b_hh)
+        if cell.mode == "LSTM":
+            i, f, g, o = (of_x + of_h).chunk(4, -1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+            h = F.linear(h, project[0]) if project else h
+            cellular.append(c)
+        elif cell.mode == "GRU":
+            (x_r, x_z, x_n), (h_r, h_z, h_n) = of_x.chunk(3, -1), of_h.chunk(3, -1)
+            z = (x_z + h_z).sigmoid()
+            h = (1 - z) * (x_n + (x_r + h_r).sigmoid() * h_n).tanh() + z * h
+        else:
+            h = {"RNN_TANH": torch.tanh, "RNN_RELU": torch.relu}[cell.mode](of_x + of_h)
+        hidden.append(h)
+    return hidden, cellular
+
+
+def unrolled_network(net, x):
+    """The network's output and the states of each layer and direction, from below, in the order of reading."""
+    found = []
+
+    def read(cell, weights, x, backward):
+        hidden, cellular = unrolled(cell, weights, x.flip(1) if backward else x)
+        found.append((hidden, cellular))
+        return torch.stack(hidden, 1).flip(1) if backward else torch.stack(hidden, 1)
+
+    cell = net.cell
+    directions = 2 if cell.bidirectional else 1
+    if isinstance(cell, Stack):
+        y = cell.enter(x)
+        for layer, norm in enumerate(cell.norms):
+            below, outs = norm(y), []
+            for direction in range(directions):
+                part = cell.cells[layer * directions + direction]
+                weights = part.all_weights[0] if isinstance(part, nn.RNNBase) else list(part.parameters())
+                outs.append(read(part, weights, below, direction))
+            out = torch.cat(outs, -1)
+            y = y + out if cell.residual else out
+        y = cell.leave(y)
+    else:
+        y = x
+        for layer in range(cell.num_layers):
+            weights = cell.all_weights[layer * directions : (layer + 1) * directions]
+            y = torch.cat([read(cell, weights[direction], y, direction) for direction in range(directions)], -1)
+    net.cell, kept = nn.Identity(), cell
+    net.cell.forward = lambda *_: (y, None)
+    out = net(x)[0]
+    net.cell = kept
+    return out, found
+
+
+def relative(found, expected):
+    """The largest error of any step, over the norm of that step's derivative."""
+    error, size = ((part).norm(dim=(0, 2)) for part in (found - expected, expected))
+    return (error / size.clamp_min(1e-300)).max().item()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"num_layers": 2}, {"bidirectional": True, "num_layers": 2}, {"residual": True, "num_layers": 2}],
+    ids=["one", "two", "bidirectional", "residual"],
+)  # fmt: skip
+@pytest.mark.parametrize("readout", ["last", "all"])
+@pytest.mark.parametrize("cell", cells())
+def test_the_total_derivative_is_that_of_the_unrolled_cell(cell, readout, options):
+    net = SimpleRNN({**cell, "num_layers": 1, **options, "hidden_size": 6}, 4, 2, readout).double()
+    x = torch.randn(5, 12, 4, dtype=torch.float64)
+    with recorded(net) as layers:
+        loss = net(x)[0].square().sum()
+    direct = torch.autograd.grad(loss, [layer.out for layer in layers])
+    out, states = unrolled_network(net, x)
+    assert out.square().sum().item() == pytest.approx(loss.item(), rel=1e-12)
+    assert len(states) == len(layers)
+    for layer, part, (hidden, cellular) in zip(layers, direct, states, strict=True):
+        flow = through_time(layer, part)
+        for found, nodes in ((flow.hidden, hidden), (flow.cell, cellular)):
+            assert (found is None) == (not nodes)
+            if nodes:
+                expected = torch.autograd.grad(out.square().sum(), nodes, retain_graph=True, allow_unused=True)
+                expected = torch.stack(
+                    [torch.zeros_like(n) if g is None else g for n, g in zip(nodes, expected, strict=True)], 1
+                )
+                assert relative(found, expected) < 1e-12
+
+
+@pytest.mark.filterwarnings("ignore:.*projections.*")  # torch says that they are slow
+def test_of_a_projected_lstm():
+    net = SimpleRNN({"_target_": "torch.nn.LSTM", "hidden_size": 6, "proj_size": 3}, 4, 2).double()
+    x = torch.randn(5, 12, 4, dtype=torch.float64)
+    with recorded(net) as layers:
+        loss = net(x)[0].square().sum()
+    flow = through_time(layers[0], torch.autograd.grad(loss, layers[0].out)[0])
+    out, [(hidden, cellular)] = unrolled_network(net, x)
+    for found, nodes in ((flow.hidden, hidden), (flow.cell, cellular)):
+        expected = torch.stack(torch.autograd.grad(out.square().sum(), nodes, retain_graph=True), 1)
+        assert relative(found, expected) < 1e-12
+
+
+def test_a_hook_on_the_output_would_see_the_last_step_only():
+    net = SimpleRNN({"_target_": "torch.nn.GRU", "hidden_size": 6}, 4, 2)
+    with recorded(net) as layers:
+        loss = net(torch.randn(5, 12, 4))[0].square().sum()
+    direct = torch.autograd.grad(loss, layers[0].out)[0]
+    assert direct[:, :-1].abs().max() == 0
+    assert through_time(layers[0], direct).hidden.norm(dim=(0, 2)).min() > 0
+
+
+def test_recording_leaves_the_network_as_it_was():
+    net = SimpleRNN({"_target_": "rnnlab.cells.minimal.MinLSTM", "hidden_size": 6, "num_layers": 2}, 4, 2)
+    x = torch.randn(5, 12, 4)
+    before = net(x)[0]
+    with recorded(net) as layers:
+        torch.testing.assert_close(net(x)[0], before)
+    assert [layer.name for layer in layers] == ["layer 1", "layer 2"]
+    with pytest.raises(ZeroDivisionError), recorded(net):
+        raise ZeroDivisionError
+    assert torch.equal(net(x)[0], before)
+    assert all("forward" not in vars(module) for module in net.modules())
+
+
+@pytest.mark.parametrize("cell", ["gru", "mingru"])
+def test_padding_sends_nothing_back(cell):
+    target = {"gru": "torch.nn.GRU", "mingru": "rnnlab.cells.minimal.MinGRU"}[cell]
+    net = SimpleRNN({"_target_": target, "hidden_size": 6, "bidirectional": True, "num_layers": 1}, 4, 2).double()
+    x = torch.randn(2, 9, 4, dtype=torch.float64)
+    with recorded(net) as layers:
+        loss = net(x, None, [9, 5])[0][1].square().sum()
+    padded = torch.autograd.grad(loss, [layer.out for layer in layers])
+    with recorded(net) as alone:
+        loss = net(x[1:, :5])[0].square().sum()
+    exact = torch.autograd.grad(loss, [layer.out for layer in alone])
+    for layer, direct, one, right in zip(layers, padded, alone, exact, strict=True):
+        found, expected = through_time(layer, direct).hidden, through_time(one, right).hidden
+        torch.testing.assert_close(found[1:, :5], expected, rtol=1e-9, atol=1e-12)
+        assert found[:, 5:].abs().max() == 0
+
+
+def test_saturation_counts_what_is_closed():
+    cell = nn.LSTM(2, 4, batch_first=True)
+    for weight in cell.parameters():
+        nn.init.zeros_(weight)
+    cell.bias_ih_l0.data = torch.tensor([9.0, 9, 9, 0] + [-9.0, 0, 0, 0] + [9.0] * 4 + [0.0] * 4)  # i, f, g, o
+    net = SimpleRNN({"_target_": "torch.nn.LSTM", "hidden_size": 4}, 2, 1)
+    net.cell = cell
+    with recorded(net) as layers:
+        loss = net(torch.randn(3, 1, 2))[0].sum()
+    shares = through_time(layers[0], torch.autograd.grad(loss, layers[0].out)[0]).saturated
+    # tanh(c) with c = i is 0.76 or less
+    assert {name: share.item() for name, share in shares.items()} == {
+        "input": 0.75,
+        "forget": 0.25,
+        "output": 0,
+        "units": 0,
+    }
+
+
+def ratio_at_the_start(cell, state, seeds=(1, 2, 3)):
+    """The median of ||dL/dh_1|| / ||dL/dh_T|| before training on the adding problem of 100 steps."""
+    data = AddingData()
+    data.setup("fit")
+    x, y = data.example(32)
+    ratios = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        net = SimpleRNN({**cell, "hidden_size": 64}, 2, 1)
+        with recorded(net) as layers:
+            loss = F.mse_loss(net(x)[0], y)
+        flow = through_time(layers[-1], torch.autograd.grad(loss, layers[-1].out)[0])
+        norms = (flow.hidden if state == "h" else flow.cell).norm(dim=(0, 2))
+        ratios.append((norms[0] / norms[-1]).item())
+    return sorted(ratios)[len(ratios) // 2]
+
+
+LSTM, GRU = ({"_target_": f"torch.nn.{name}", "init": "orthogonal"} for name in ("LSTM", "GRU"))
+
+
+@pytest.mark.parametrize(
+    ("cell", "low", "high"),
+    [
+        ({"_target_": "torch.nn.RNN"}, 0, 1e-20),
+        ({"_target_": "torch.nn.RNN", "init": "orthogonal"}, 1e-4, 5e-3),
+        ({"_target_": "torch.nn.RNN", "nonlinearity": "relu", "init": "identity"}, 0.5, 1),
+        ({**LSTM, "forget_bias": 1.0}, 5e-4, 2e-2),
+        ({**LSTM, "chrono": 100}, 1e-3, 4e-3),
+        ({**LSTM, "chrono": 100, "state": "c"}, 0.15, 0.4),
+        (GRU, 1e-14, 1e-12),
+        ({**GRU, "chrono": 100}, 0.15, 0.4),
+    ],
+    ids=["rnn", "orthogonal", "irnn", "lstm", "lstm-chrono", "lstm-chrono-c", "gru", "gru-chrono"],
+)
+def test_what_vanishes_before_training(cell, low, high):
+    cell = dict(cell)
+    assert low <= ratio_at_the_start(cell, cell.pop("state", "h")) <= high
+
+
+def test_a_run_shows_its_gradients(script):
+    small = ("model=regressor", "data=adding", "data.seq_len=20", "data.epoch_steps=12", "trainer.max_epochs=2")
+    result = script("train", *small, "cell=lstm", "callbacks=gradient_flow", "callbacks.gradient_flow.every=8")
+    rows = list(csv.DictReader((result.folder / "gradient_flow.csv").read_text().splitlines()))
+    assert len(rows) == 2 * 4 * 20  # h and c, at steps 0, 8, 16, 24
+    assert [row["t"] for row in rows[:20]] == [str(t) for t in range(1, 21)]
+    assert (result.folder / "figures" / "gradient_flow.png").stat().st_size > 10_000
+    events = EventAccumulator(str(result.folder), {"images": 0, "scalars": 0}).Reload()
+    assert "gradient_flow" in events.Tags()["images"]
+    scalars = {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+    assert set(scalars["gradient_flow/first_over_last"]) == {0, 8, 16, 24}
+    norms = {t: float(row["norm"]) for t, row in enumerate(rows[60:80], 1)}
+    last = scalars["gradient_flow/first_over_last"][24]
+    assert last == pytest.approx(norms[1] / norms[20], rel=1e-5)
+    assert scalars["gradient_flow/decades_per_step"][24] == pytest.approx(-math.log10(last) / 19, rel=1e-5)
+    assert set(scalars["update/network.cell.weight_hh_l0"]) == {8, 16, 24}
+    for gate in ("input", "forget", "output"):
+        assert 0 <= scalars[f"saturated/{gate}"][8] <= 1
+        assert scalars[f"recurrent/norm_{gate}"][8] >= scalars[f"recurrent/radius_{gate}"][8] > 0
+    saved = torch.load(result.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    block = saved["network.cell.weight_hh_l0"].chunk(4)[1].double()
+    assert scalars["recurrent/radius_forget"][24] == pytest.approx(
+        torch.linalg.eigvals(block).abs().max().item(), rel=1e-4
+    )
+    assert scalars["gradient_flow/skipped_steps"] == {0: 0, 8: 0, 16: 0, 24: 0}
+
+
+def test_probing_changes_nothing_of_a_run(script):
+    small = ("model=classifier", "data=latch", "data.seq_len=10", "cell=gru", "cell.num_layers=2", "cell.dropout=0.5")
+    small += ("data.epoch_steps=10", "trainer.max_epochs=2", "trainer=cpu")
+    plain = script("train", *small, folder="plain")
+    watched = script("train", *small, "callbacks=gradient_flow", "callbacks.gradient_flow.every=3", folder="watched")
+    assert watched.metrics == plain.metrics
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("model=char", "data=hello"),
+        ("model=forecaster", "data=waves", "cell=mingru"),
+        ("model=classifier", "data=parity", "cell=lstm", "cell.bidirectional=true", "trainer.precision=bf16-mixed"),
+        ("model=classifier", "data=copy", "cell=minlstm", "trainer.precision=64-true"),
+    ],
+    ids=["char", "forecaster", "bidirectional", "float64"],
+)
+def test_every_task_can_be_watched(overrides, script):
+    result = script("train", *overrides, "callbacks=gradient_flow", "data.epoch_steps=4", "trainer.max_epochs=1")
+    assert (result.folder / "figures" / "gradient_flow.png").exists()
+    assert not result.stderr
+
+
+def test_pictures_of_what_is_not_finite():
+    norms = torch.tensor([1.0, float("inf"), float("nan"), 0.0], dtype=torch.float64).numpy()
+    figure = draw({"h": Trace([0, 1], [norms, norms])})
+    FigureCanvasAgg(figure).draw()
+
+
+def steps_of(optimizer_of, gradients):
+    """Weights after each step of an optimizer behind a guard, and the guard."""
+    weight = nn.Parameter(torch.ones(3))
+    optimizer, guard, found = optimizer_of([weight]), Guard(), []
+    for gradient in gradients:
+        weight.grad = torch.full((3,), gradient)
+        guard(optimizer, None)
+        optimizer.step()
+        found.append(weight[0].item())
+    return found, guard
+
+
+OPTIMIZERS = {
+    "adam": lambda w: torch.optim.Adam(w, lr=0.1, fused=True),
+    "sgd": lambda w: torch.optim.SGD(w, lr=0.1, momentum=0.9, fused=True),
+    "adamw": lambda w: torch.optim.AdamW(w, lr=0.1, weight_decay=0.5),
+    "rmsprop": lambda w: torch.optim.RMSprop(w, lr=0.1),
+}
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_that_is_left_out_leaves_no_trace(name):
+    found, guard = steps_of(OPTIMIZERS[name], [NAN, 1.0, INF, -INF, 0.5, NAN])
+    clean, _ = steps_of(OPTIMIZERS[name], [1.0, 0.5])
+    assert found == [1.0, clean[0], clean[0], clean[0], clean[1], clean[1]]
+    assert guard.skipped == 4
+
+
+def test_too_many_in_a_row_end_the_run():
+    gradients = [NAN] * (PATIENCE - 1) + [1.0] + [NAN] * PATIENCE
+    with pytest.raises(UserError, match=f"infinite or not a number in {PATIENCE} steps in a row"):
+        steps_of(OPTIMIZERS["adam"], gradients)
+    assert steps_of(OPTIMIZERS["adam"], gradients[:-1])[1].skipped == 2 * PATIENCE - 2
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_the_guard_clips_as_torch_does(clip):
+    weights = [nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(5))]
+    optimizer = torch.optim.SGD(weights, lr=1.0)
+    gradients = [torch.randn(3, 4) * 9, torch.randn(5)]
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.grad = gradient.clone()
+    Guard()(optimizer, clip)
+    found = [weight.grad for weight in weights]
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.grad = gradient.clone()
+    if clip:
+        torch.nn.utils.clip_grad_norm_(weights, clip)
+    assert all(torch.equal(part, weight.grad) for part, weight in zip(found, weights, strict=True))
+
+
+def test_a_norm_that_overflows_is_not_finite():
+    """Every gradient is finite, the sum of their squares is not: clipping would make a step of zeros of it."""
+    weight = nn.Parameter(torch.ones(4))
+    optimizer, guard = torch.optim.Adam([weight], lr=0.1), Guard()
+    weight.grad = torch.full((4,), 1e30)
+    guard(optimizer, 1.0)
+    assert guard.skipped == 1
+    weight.grad = torch.full((4,), 1e30)
+    guard(optimizer, None)
+    assert guard.skipped == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT TESTED: the guard on a GPU")
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_guard_on_a_gpu(name):
+    weight = nn.Parameter(torch.ones(3, device="cuda"))
+    optimizer, guard = OPTIMIZERS[name]([weight]), Guard()
+    for gradient in (NAN, 1.0, INF, 0.5):
+        weight.grad = torch.full((3,), gradient, device="cuda")
+        guard(optimizer, None)
+        optimizer.step()
+    clean, _ = steps_of(OPTIMIZERS[name], [1.0, 0.5])
+    assert weight[0].item() == pytest.approx(clean[-1], rel=1e-5)
+    assert int(guard.skipped) == 2
