@@ -1,4 +1,4 @@
-"""Test metrics of a checkpoint: python scripts/evaluate.py ckpt=PATH"""
+"""Test metrics of a checkpoint: python scripts/evaluate.py ckpt=PATH out=predictions.csv"""
 
 import hydra
 from omegaconf import DictConfig

@@ -31,6 +31,7 @@ class Result(subprocess.CompletedProcess):
 
 
 SERIES = ROOT / "tests" / "series.csv"  # two shops, 120 months
+LABELLED = ROOT / "tests" / "labelled.csv"  # 14 sequences of 3 to 6 steps, up or down
 TEXT = Path(argparse.__file__)  # real text of a hundred thousand characters
 
 
@@ -47,6 +48,9 @@ server.set_forkserver_preload(
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Encoded texts are kept for this session only."""
+    import torch
+
+    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")  # for the server, too
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
@@ -54,13 +58,25 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def needs(data: str) -> list[str]:
-    """What a dataset cannot run without: a path, to a table if there is a column to be forecast, else to a text."""
+    """What a dataset cannot run without: a path, to labels, to a table with a column to be forecast, else to a text."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         missing = OmegaConf.missing_keys(compose("train", [f"data={data}"]).data)
-    given = {"data.path": TEXT}
+    given = {"data.path": LABELLED if data == "labelled" else TEXT}
     if "data.target" in missing:
         given = {"data.path": SERIES, "data.target": "sales", "data.series_id": "shop"}
     return [f"{key}={value}" for key, value in given.items()] if missing else []
+
+
+def cells() -> list[Any]:
+    """Every config in conf/cell, with memories of nine steps where those of the data are asked for."""
+    found = []
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for path in sorted((ROOT / "conf" / "cell").glob("*.yaml")):
+            config: Any = OmegaConf.to_container(compose("train", ["name=any", f"cell={path.stem}"]).cell)
+            if config.get("chrono") == "auto":
+                config["chrono"] = 9
+            found.append(pytest.param(config, id=path.stem))
+    return found
 
 
 @pytest.fixture

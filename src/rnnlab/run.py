@@ -12,12 +12,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from rnnlab import checkpoint, conf
+from rnnlab import checkpoint, conf, predictions
 from rnnlab.check import check
 from rnnlab.console import tell
 from rnnlab.data.base import SequenceData
 from rnnlab.devices import check_devices
-from rnnlab.errors import UserError
+from rnnlab.errors import UserError, require
 from rnnlab.figures import boards, verbatim
 from rnnlab.launch import own_job
 from rnnlab.spec import SequenceSpec
@@ -59,12 +59,18 @@ def train(cfg: DictConfig) -> float | None:
 
 
 def evaluate(cfg: DictConfig) -> None:
-    """Test the checkpoint `cfg.ckpt` on the data that it was trained for, or on `cfg.data`."""
+    """Test the checkpoint `cfg.ckpt` on the data that it was trained for, or on `cfg.data`.
+
+    With `cfg.out` a table of what a classifier predicts is left there.
+    """
     check_devices(cfg.trainer)
     quiet()
     data: Any = OmegaConf.to_container(cfg.data, resolve=True)
     check(OmegaConf.create({"data": data}))
     model, datamodule = checkpoint.load_parts(cfg.ckpt, data)
+    out = None if cfg.out is None else str(cfg.out)
+    if out is not None:
+        predictions.check_out(out, str(cfg.ckpt), model, datamodule)
     datamodule.prepare_data()
     datamodule.setup("test")
     _check_same_sizes(model, datamodule)
@@ -72,9 +78,14 @@ def evaluate(cfg: DictConfig) -> None:
     with own_job():
         trainer = instantiate(cfg.trainer, logger=False, callbacks=[], enable_checkpointing=False,
                               enable_progress_bar=False, default_root_dir=folder)  # fmt: skip
+        alone = trainer.num_devices * trainer.num_nodes == 1
+        require(out is None or alone, f"out={out} is written by a single process: set trainer.devices=1.")
         _score(trainer, model, datamodule)
         if trainer.is_global_zero:
             _tell(trainer, model, datamodule, folder)
+        if out is not None:
+            predictions.write(out, trainer, model, datamodule)
+            tell(f"predictions: {out}")
 
 
 def make_parts(cfg: DictConfig) -> tuple[SequenceData, Task]:

@@ -29,7 +29,8 @@ class SequenceSpec:
     - `every_step`: for labels, whether each step has one.
     - `test_lengths`: for labels, steps of the sequences of further test parts, each a split `test_STEPS`.
     - `horizon`, `season`: for series, the steps to forecast, and those after which a series repeats itself.
-    - `targets`, `covariates`: for series, the names of what is forecast, and of what else is known.
+    - `targets`, `covariates`: for series, the names of what is forecast, and of what else is known; for labels out of
+      tables, `covariates` names the features.
     - `scale`: for series, and for labels out of files, (mean, standard deviation) of each column in the training part.
     - `log_scale`: for series, the same of each target's logarithm; empty for a target that is not always positive.
     - `grows`: for series, whether a target's swings grow with its level.

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from rnnlab.spec import Kind, SequenceSpec
 
 Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("val", "train", "test")  # as they are fit for a look at the data
 
 
 class TrainBatches(Sampler[Any]):
@@ -141,9 +142,9 @@ class SequenceData(pl.LightningDataModule):
             self.splits = self.make()
 
     def example(self, size: int) -> Any:
-        """The first `size` samples of the validation set, or of the training set if there is none, as one batch."""
-        dataset = self.splits.get("val", self.splits["train"])
-        return dataset[torch.arange(min(size, len(dataset)))]  # type: ignore[index, arg-type]
+        """The first `size` samples of the validation set, or if there is none of another, as one batch."""
+        dataset: Any = next(self.splits[split] for split in SPLITS if split in self.splits)
+        return dataset[torch.arange(min(size, len(dataset)))]
 
     def state_dict(self) -> dict[str, Any]:
         return self.train_batches.state_dict() if self.train_batches else {}

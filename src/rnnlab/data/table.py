@@ -31,7 +31,7 @@ def import_pandas() -> ModuleType:
         import pandas
     except ImportError as error:
         raise UserError(
-            'Series from files need pandas: pip install "rnnlab[data]", in a clone -e ".[data]".'
+            'CSV and Parquet files need pandas: pip install "rnnlab[data]", in a clone -e ".[data]".'
         ) from error
     return pandas
 
@@ -69,18 +69,13 @@ def read_panel(
     pd = import_pandas()
     numbers = [*target, *covariates, *future_covariates]
     wanted = [name for name in (*numbers, time, series_id) if name is not None]
-    twice = [name for name, times in Counter(wanted).items() if times > 1]
-    require(not twice, f"data asks for column {', '.join(twice)} more than once.")
-    frame = _read(pd, path, wanted, series_id)
+    frame = read_columns(pd, path, wanted, texts=[] if series_id is None else [series_id])
     rows = np.arange(1, len(frame) + 1)
-    cells = np.column_stack([_numbers(pd, path, frame[name]) for name in numbers])
+    cells = np.column_stack([read_numbers(pd, path, frame[name]) for name in numbers])
     series, names = np.zeros(len(frame), dtype=np.int64), [""]
     if series_id is not None:
-        series, found = pd.factorize(frame[series_id])
-        empty = rows[(series < 0) | (frame[series_id] == "")]
-        require(not len(empty), f"data.path={path}: {series_id} is empty in {_rows(empty)}.")
-        names = [str(name) for name in found]
-    times = rows if time is None else _times(pd, path, frame[time], dayfirst)
+        series, names = read_names(pd, path, frame[series_id])
+    times = rows if time is None else read_times(pd, path, frame[time], dayfirst)
     del frame
     if "pyarrow" in sys.modules:  # keeps what reading took, twice the table
         sys.modules["pyarrow"].default_memory_pool().release_unused()
@@ -91,7 +86,7 @@ def read_panel(
     if time is None:
         times = times - times[begin][series] + 1
     else:
-        _check_order(path, time, times, series, rows)
+        check_order(path, time, times, series, rows)
     steps, time_at, freq = _grid(pd, path, times, series, begin, horizon, fill)
 
     count = np.append(steps[begin[1:] - 1], steps[-1]) + 1
@@ -114,7 +109,7 @@ def read_panel(
     if missing.any():
         faults = f"data.path={path}: {_faults(numbers, row_at, times, missing)}"
         require(fill is not None, f"{faults} Mend the file, or set data.fill=linear or data.fill=ffill.")
-        begins = _rows(row_at[first[missing[first].any(1)]])
+        begins = name_rows(row_at[first[missing[first].any(1)]])
         require(not missing[first].any(), f"data.path={path}: {begins} cannot be filled: a series begins there.")
         filled = int(np.count_nonzero(missing.any(1)))
         tell(f"{path}: {filled:,} of {inside.sum():,} steps are filled, data.fill={fill}. They are not scored.")
@@ -144,8 +139,17 @@ def read_panel(
     )
 
 
-def _read(pd: ModuleType, path: Path, wanted: list[str], series_id: str | None) -> Any:
-    """The wanted columns of a file, in the order of its rows; that of `series_id` as text."""
+def read_columns(pd: ModuleType, path: Path, wanted: list[str], texts: list[str], rest: bool = False) -> Any:
+    """The wanted columns of a file, with `rest` all others behind them, in the order of its rows.
+
+    **Arguments:**
+
+    - `texts`: columns of names, which `read_names` takes; of a CSV file they are text.
+
+    **Raises:** `UserError` if the file is missing, is no table, has no rows or lacks a column.
+    """
+    twice = [name for name, times in Counter(wanted).items() if times > 1]
+    require(not twice, f"data asks for column {', '.join(twice)} more than once.")
     require(path.is_file(), f"data.path={path}: there is no such file.")
     parquet = path.suffix.lower() in (".parquet", ".pq")
     try:
@@ -164,18 +168,22 @@ def _read(pd: ModuleType, path: Path, wanted: list[str], series_id: str | None) 
             require(not wide, f"data.path={path}: row 1 has more cells than there are names.")
         for name in wanted:
             require(name in names, f"data.path={path} has no column {name}. It has: {', '.join(names)}.")
+        if rest:
+            require("" not in names, f"data.path={path} has a column without a name. Name it, or take it out.")
+            wanted = [*wanted, *(name for name in dict.fromkeys(names) if name not in wanted)]
+        for name in wanted:
             require(names.count(name) == 1, f"data.path={path} has more than one column {name}.")
         if parquet:
             frame = pd.read_parquet(path, columns=wanted)
-            frame = frame.reset_index() if any(frame.index.names) else frame
+            frame = (frame.reset_index() if any(frame.index.names) else frame)[wanted]
         else:
             # all columns: with usecols pandas cuts rows that are too long, without a word
             how = {"sep": sep, "skipinitialspace": True}
-            frame = pd.read_csv(path, **how)[wanted]
-            ids = None if series_id is None else frame[series_id]
-            if ids is not None and (pd.api.types.is_numeric_dtype(ids) or ids.isna().any()):  # 007 and NA are names
-                text = pd.read_csv(path, usecols=[series_id], dtype=str, keep_default_na=False, **how)
-                frame = frame.assign(**{str(series_id): text[series_id]})
+            with warnings.catch_warnings(action="ignore"):  # of a column that begins with numbers and goes on with text
+                frame = pd.read_csv(path, **how)[wanted]
+            if not all(_is_text(pd, frame[name]) for name in texts):  # 007 and NA are names
+                text = pd.read_csv(path, usecols=texts, dtype=str, keep_default_na=False, **how)
+                frame = frame.assign(**{name: text[name] for name in texts})
     except (ValueError, OSError, ImportError) as error:
         told = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(f"data.path={path} cannot be read as a table: {told}") from error
@@ -183,7 +191,19 @@ def _read(pd: ModuleType, path: Path, wanted: list[str], series_id: str | None) 
     return frame
 
 
-def _numbers(pd: ModuleType, path: Path, column: Any) -> np.ndarray:
+def _is_text(pd: ModuleType, column: Any) -> bool:
+    return not column.isna().any() and pd.api.types.infer_dtype(column) == "string"
+
+
+def read_names(pd: ModuleType, path: Path, column: Any) -> tuple[np.ndarray, list[str]]:
+    """A column of names: which one each row has, and the names in the order of their first rows."""
+    which, found = pd.factorize(column)
+    empty = np.flatnonzero((which < 0) | (column == "")) + 1
+    require(not len(empty), f"data.path={path}: {column.name} is empty in {name_rows(empty)}.")
+    return which, [str(name) for name in found]
+
+
+def read_numbers(pd: ModuleType, path: Path, column: Any) -> np.ndarray:
     """A column as float64, empty cells as not a number."""
     values = column
     if not pd.api.types.is_numeric_dtype(column):
@@ -191,12 +211,12 @@ def _numbers(pd: ModuleType, path: Path, column: Any) -> np.ndarray:
         wrong = np.flatnonzero(values.isna() & column.notna())
         if len(wrong):
             cells = ", ".join(f"row {row + 1}: {column.iloc[row]!s:.40}" for row in wrong[:SHOWN])
-            raise UserError(f"data.path={path}: {column.name} holds what is no number: {cells}{_more(wrong)}.")
+            raise UserError(f"data.path={path}: {column.name} holds what is no number: {cells}{more(wrong)}.")
     values = values.to_numpy(dtype=np.float64, na_value=np.nan)
     with np.errstate(over="ignore"):
         stored = values.astype(np.float32)  # what the network computes with
     infinite = np.flatnonzero(np.isinf(stored))
-    require(not len(infinite), f"data.path={path}: {column.name} is infinite in {_rows(infinite + 1)}.")
+    require(not len(infinite), f"data.path={path}: {column.name} is infinite in {name_rows(infinite + 1)}.")
     known = ~np.isnan(values)
     moves = np.diff(values[known])
     require(
@@ -207,7 +227,7 @@ def _numbers(pd: ModuleType, path: Path, column: Any) -> np.ndarray:
     return values
 
 
-def _times(pd: ModuleType, path: Path, column: Any, dayfirst: bool | None) -> np.ndarray:
+def read_times(pd: ModuleType, path: Path, column: Any, dayfirst: bool | None) -> np.ndarray:
     """A column of times as numpy's datetimes, those with a time zone in UTC, or as numbers."""
     times = column
     if not pd.api.types.is_numeric_dtype(column):
@@ -231,7 +251,7 @@ def _times(pd: ModuleType, path: Path, column: Any, dayfirst: bool | None) -> np
     wrong = np.flatnonzero(times.isna() | np.isin(times, (np.inf, -np.inf)))
     if len(wrong):
         cells = ", ".join(f"row {row + 1}: {column.iloc[row]!s:.40}" for row in wrong[:SHOWN])
-        raise UserError(f"data.path={path}: {column.name} holds what is no time: {cells}{_more(wrong)}.")
+        raise UserError(f"data.path={path}: {column.name} holds what is no time: {cells}{more(wrong)}.")
     return (times.dt.tz_convert(None) if getattr(times.dtype, "tz", None) else times).to_numpy()
 
 
@@ -247,7 +267,7 @@ def _parse(pd: ModuleType, column: Any, dayfirst: bool) -> Any:
     return dates.where(dates.dt.year >= 1000)  # Jan-20 is no day of the year 1
 
 
-def _check_order(path: Path, time: str, times: np.ndarray, series: np.ndarray, rows: np.ndarray) -> None:
+def check_order(path: Path, time: str, times: np.ndarray, series: np.ndarray, rows: np.ndarray) -> None:
     same = np.diff(series) == 0
     for how, wrong in (
         ("has the time of", np.flatnonzero(same & (times[1:] == times[:-1]))),
@@ -257,7 +277,7 @@ def _check_order(path: Path, time: str, times: np.ndarray, series: np.ndarray, r
             f"row {rows[row + 1]} ({_shown(times[row + 1])}) {how} row {rows[row]}" for row in wrong[:SHOWN]
         )
         require(
-            not len(wrong), f"data.path={path}: {time} has to rise from row to row of a series: {faults}{_more(wrong)}."
+            not len(wrong), f"data.path={path}: {time} has to rise from row to row of a series: {faults}{more(wrong)}."
         )
 
 
@@ -342,7 +362,7 @@ def _faults(columns: list[str], row_at: np.ndarray, times: np.ndarray, missing: 
                     f"{f' to {_shown(times[start + number - 1])} are' if number > 1 else ' is'} missing")  # fmt: skip
     for place in np.flatnonzero(missing.any(1) & ~absent):
         told.append(f"row {row_at[place]}: {', '.join(np.array(columns)[missing[place]])} is empty")
-    return f"{'; '.join(told[:SHOWN])}{_more(told)}."
+    return f"{'; '.join(told[:SHOWN])}{more(told)}."
 
 
 def _fill(values: np.ndarray, missing: np.ndarray, end: np.ndarray, linear: bool) -> None:
@@ -371,9 +391,9 @@ def _shown(time: Any) -> str:
     return str(time).replace("T00:00:00", "").removesuffix(".000000")
 
 
-def _rows(rows: np.ndarray) -> str:
-    return f"row{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows[:SHOWN]))}{_more(rows)}"
+def name_rows(rows: np.ndarray) -> str:
+    return f"row{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows[:SHOWN]))}{more(rows)}"
 
 
-def _more(faults: Any) -> str:
+def more(faults: Any) -> str:
     return f" and {len(faults) - SHOWN:,} more" if len(faults) > SHOWN else ""

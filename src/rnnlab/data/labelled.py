@@ -1,0 +1,433 @@
+"""Sequences with a label each: out of a file of your own, split so that every part has the same mixture of classes."""
+
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile, is_zipfile
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from rnnlab.console import tell
+from rnnlab.data.base import SequenceData, Split
+from rnnlab.data.table import (
+    SHOWN,
+    check_order,
+    import_pandas,
+    more,
+    name_rows,
+    read_columns,
+    read_names,
+    read_numbers,
+    read_times,
+)
+from rnnlab.errors import UserError, require
+from rnnlab.spec import SequenceSpec
+
+LISTED = 20  # classes that a message names
+
+
+@dataclass
+class Sequences:
+    """Labelled sequences of any lengths, one after the other in one table.
+
+    **Arguments:**
+
+    - `values`: (steps of all sequences, features) finite numbers.
+    - `lengths`: (sequences,) steps of each.
+    - `labels`: (sequences,) the class of each, an index into `classes`.
+    - `classes`: names of the classes.
+    - `ids`: what the sequences are called.
+    - `features`: names of the features; empty if they have none.
+    """
+
+    values: np.ndarray
+    lengths: np.ndarray
+    labels: np.ndarray
+    classes: list[str]
+    ids: Sequence[Any]
+    features: tuple[str, ...] = ()
+
+
+class Part(Dataset):
+    """Some of the sequences of a table, cut out when asked for.
+
+    **Arguments:**
+
+    - `values`: (steps of all sequences + 1, features), zeros in the last row.
+    - `lengths`, `labels`: (sequences,) of all of them.
+    - `chosen`: (sequences of this part,) which.
+
+    Indexing with (batch,) integers gives x, (batch, time, features), and y, (batch,). If the sequences of the table are
+    not all of one length, x has zeros behind shorter ones, and the lengths come as a third, a list of integers, which
+    stays where it is when the rest moves to a GPU.
+    """
+
+    def __init__(self, values: Tensor, lengths: Tensor, labels: Tensor, chosen: Tensor):
+        self.values = values
+        self.labels = labels[chosen]
+        self.lengths = lengths[chosen]
+        self.first = (lengths.cumsum(0) - lengths)[chosen]
+        self.chosen = chosen
+        even = bool((lengths == lengths[0]).all())
+        self.whole = values[:-1].unflatten(0, (len(lengths), -1)) if even else None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor) -> tuple[Any, ...]:
+        if self.whole is not None:
+            return self.whole[self.chosen[index]], self.labels[index]
+        lengths = self.lengths[index]
+        steps = torch.arange(int(lengths.max()))
+        rows = (self.first[index, None] + steps).where(steps < lengths[:, None], len(self.values) - 1)
+        x = self.values.index_select(0, rows.flatten()).view(*rows.shape, -1)
+        return x, self.labels[index], lengths.tolist()
+
+
+class ClassData(SequenceData):
+    """Sequences with a label each. A subclass defines `read`.
+
+    **Arguments:**
+
+    - `split`: shares of training, validation and test part, each with the same mixture of classes; a share of 0 leaves
+      that part out.
+    - `standardise`: whether each feature is brought to mean 0 and standard deviation 1 in the training part.
+    - `seed`: of the split.
+    - `batch_size`, `epoch_steps`: see `SequenceData`.
+
+    **Raises:** `UserError` for fewer than two classes, parts without a sequence, and what does not fit the checkpoint
+    that `spec` is from.
+    """
+
+    kinds = ("labels",)
+
+    def __init__(
+        self,
+        split: Sequence[float] = (0.7, 0.15, 0.15),
+        standardise: bool = False,
+        seed: int = 0,
+        batch_size: int = 32,
+        epoch_steps: int | None = None,
+    ):
+        super().__init__(batch_size, epoch_steps)
+        self.shares = split
+        self.standardise = standardise
+        self.seed = seed
+        self.names: dict[Split, list[Any]] = {}
+        self.what = "The data"  # for messages
+
+    def read(self) -> Sequences:
+        """All sequences."""
+        raise NotImplementedError
+
+    def ids(self, split: Split) -> list[Any]:
+        """What the sequences of a part are called, in its order."""
+        return self.names[split]
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        require(stage != "fit" or "train" in self.splits, f"data.split={list(self.shares)} leaves nothing to train on.")
+
+    def make(self) -> dict[Split, Dataset]:
+        data = self.read()
+        several = self.spec is not None or len(data.classes) >= 2
+        require(several, f"{self.what}: all sequences have the label {', '.join(data.classes)}.")
+        # by the file's own labels, so that a checkpoint that knows more classes finds the same parts
+        parts = stratify(data.labels, self.shares, self.seed)
+        for split, share in zip(parts, self.shares, strict=True):
+            empty = share > 0 and not len(parts[split])
+            require(
+                not empty,
+                f"{self.what}: data.split={list(self.shares)} of {len(data.ids):,} sequences leaves the {split} part "
+                "empty: use more sequences or other shares.",
+            )
+        if self.spec is None:
+            self.spec = self._spec(data, parts["train"])
+        labels = self._known_labels(data)
+        values = torch.from_numpy(self._table(data))
+        lengths = torch.from_numpy(data.lengths)
+        self.names = {split: [data.ids[k] for k in chosen.tolist()] for split, chosen in parts.items()}
+        return {
+            split: Part(values, lengths, torch.from_numpy(labels), torch.from_numpy(chosen))
+            for split, chosen in parts.items()
+            if len(chosen)
+        }
+
+    def _spec(self, data: Sequences, train: np.ndarray) -> SequenceSpec:
+        require(len(train) > 0, f"data.split={list(self.shares)} leaves nothing to train on.")
+        absent = np.bincount(data.labels[train], minlength=len(data.classes)) == 0
+        if absent.any():
+            names = _listed(np.array(data.classes)[absent])
+            tell(f"{self.what}: no sequence of the training part has the label {names}.")
+        return SequenceSpec(
+            "labels",
+            input_size=data.values.shape[1],
+            output_size=len(data.classes),
+            seq_len=int(data.lengths.max()),
+            classes=tuple(data.classes),
+            covariates=data.features,
+            scale=_scale(data, train) if self.standardise else (),
+        )
+
+    def _known_labels(self, data: Sequences) -> np.ndarray:
+        """The labels as `spec` numbers them."""
+        spec: Any = self.spec
+        require(not spec.every_step, f"{self.what}: a label for each sequence; the checkpoint gives one to each step.")
+        size = data.values.shape[1]
+        require(
+            size == spec.input_size,
+            f"{self.what}: {size} feature{'s' * (size > 1)} a step, the checkpoint was trained for {spec.input_size}"
+            f"{': ' if spec.covariates else ''}{_listed(spec.covariates)}.",
+        )
+        classes = spec.classes or tuple(map(str, range(spec.output_size)))
+        place = {name: k for k, name in enumerate(classes)}
+        labels = np.array([place.get(name, -1) for name in data.classes])[data.labels]
+        if (labels < 0).any():
+            strange = int(np.argmax(labels < 0))
+            raise UserError(
+                f"{self.what}: sequence {data.ids[strange]} has the label {data.classes[data.labels[strange]]}, which "
+                f"the checkpoint does not know. It knows {_listed(classes)}."
+            )
+        return labels
+
+    def _table(self, data: Sequences) -> np.ndarray:
+        """The values as the network reads them, (steps + 1, features) float32; the last row is what pads."""
+        spec: Any = self.spec
+        table = np.zeros((len(data.values) + 1, data.values.shape[1]), dtype=np.float32)
+        table[:-1] = data.values
+        for column, (mean, deviation) in enumerate(spec.scale):
+            # in 64 bits, which tell values apart that are far from 0
+            table[:-1, column] = (data.values[:, column].astype(np.float64) - mean) / deviation
+        return table
+
+
+class LabelledData(ClassData):
+    """Labelled sequences of a file, which may be of different lengths.
+
+    An NPZ file holds arrays `x`, (sequences, time, features) or (sequences, time) numbers, and `y`, (sequences,)
+    integers or strings; also `lengths`, (sequences,) steps of each sequence, if some are padded at their end, and
+    `classes`, names of which `y` then holds the indices. Messages count its sequences from 0 and steps from 1.
+
+    A table, CSV or Parquet, has a row for each step: the sequence's id, the time, the label, which is the same in all
+    rows of a sequence, and the features.
+
+    Features are standardised by the training part. A checkpoint's classes, features and scale are used where there is
+    one.
+
+    **Arguments:**
+
+    - `path`: the file; `.npz` is an NPZ file, all else a table.
+    - `sequence_id`, `label`: columns of a table.
+    - `time`: column of dates or numbers that orders the rows of a sequence; `None` takes the rows as they come.
+    - `features`: columns to be read; `None` reads all others.
+    - `dayfirst`: whether 01/02/2020 is the first of February; `None` refuses dates that could be both.
+    - `split`: see `ClassData`.
+
+    **Raises:** `UserError` for whatever is wrong with the file, with its rows or sequences.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        sequence_id: str = "sequence_id",
+        time: str | None = "time",
+        label: str = "label",
+        features: list[str] | None = None,
+        dayfirst: bool | None = None,
+        **split: Any,
+    ):
+        super().__init__(standardise=True, **split)
+        self.path = Path(str(path)).expanduser()
+        self.what = f"data.path={self.path}"
+        self.columns = {
+            "sequence_id": str(sequence_id),
+            "time": None if time is None else str(time),
+            "label": str(label),
+            "dayfirst": dayfirst,
+        }
+        self.features = features
+
+    def read(self) -> Sequences:
+        require(self.path.is_file(), f"{self.what}: there is no such file.")
+        if self.path.suffix.lower() == ".npz":
+            return read_arrays(self.path)
+        features = self.features
+        if self.spec is not None and self.spec.covariates:
+            trained = list(self.spec.covariates)
+            require(
+                features in (None, trained),
+                f"The checkpoint was trained for data.features=[{','.join(trained)}], in this order.",
+            )
+            features = trained
+        return read_table(self.path, features=features, **self.columns)  # type: ignore[arg-type]
+
+
+def stratify(labels: np.ndarray, shares: Sequence[float], seed: int) -> dict[Split, np.ndarray]:
+    """Split sequences at random into parts that have all classes in the same proportion.
+
+    The sequences of each class are spread evenly over one line, which is cut at the shares: parts are as large as the
+    shares say, and each class within about one sequence. A class with a single sequence is in the first part.
+
+    **Arguments:**
+
+    - `labels`: (sequences,) integers from 0.
+    - `shares`: of training, validation and test part, of sum 1.
+    - `seed`: of the permutation.
+
+    **Returns:** the sequences of each part, in rising order.
+    """
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]  # class by class
+    counts = np.bincount(labels)
+    ranks = np.arange(len(labels)) - np.repeat(counts.cumsum() - counts, counts)
+    place = (ranks + np.repeat(generator.random(len(counts)), counts)) / np.repeat(counts, counts)
+    place[ranks == 0] = 0
+    cuts = np.rint(np.cumsum(shares)[:2] * len(labels)).astype(np.int64)
+    train, val, test = (np.sort(part) for part in np.split(order[np.argsort(place, kind="stable")], cuts))
+    return {"train": train, "val": val, "test": test}
+
+
+def read_arrays(path: Path) -> Sequences:
+    """Read and check an NPZ file, see `LabelledData`. Nothing in it is run.
+
+    **Raises:** `UserError` if it is no NPZ file, lacks an array, or an array is not as it should be.
+    """
+    what = f"data.path={path}"
+    require(is_zipfile(path), f"{what} is no NPZ file, or not all of one. Write it with np.savez(FILE, x=x, y=y).")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for name in ("x", "y"):
+                require(name in file, f"{what} has no array {name}. It has: {', '.join(file.files) or 'none'}.")
+            x, y = np.asarray(file["x"]), np.asarray(file["y"])
+            lengths, classes = file.get("lengths"), file.get("classes")
+    except (ValueError, OSError, EOFError, RuntimeError, MemoryError, BadZipFile, zlib.error) as error:
+        told = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(f"{what} cannot be read as an NPZ file of plain arrays: {told}") from error
+    numbers = x.dtype.kind in "biuf" and x.ndim in (2, 3)
+    require(numbers, f"{what}: x is {x.dtype} of shape {x.shape}; it has to be numbers, (sequences, time, features).")
+    require(x.size > 0, f"{what}: x is empty, its shape is {x.shape}.")
+    x = x[..., None] if x.ndim == 2 else x
+    number, steps, size = x.shape
+    _check_column(what, "y", y, number, "biuU", "integers or strings")
+    if lengths is None:
+        values, lengths = x.reshape(-1, size), np.full(number, steps)
+    else:
+        _check_column(what, "lengths", lengths, number, "iu", "integers")
+        wrong = np.flatnonzero((lengths < 1) | (lengths > steps))
+        require(not len(wrong), f"{what}: lengths have to be from 1 to {steps}, those of {_told(wrong, lengths)}.")
+        lengths = lengths.astype(np.int64)
+        values = x[np.arange(steps) < lengths[:, None]]
+    with np.errstate(over="ignore"):
+        wrong = np.flatnonzero(~np.isfinite(values.astype(np.float32, copy=False)).all(1))  # what a network reads
+    if len(wrong):
+        ends = lengths.cumsum()
+        whose = np.searchsorted(ends, wrong[:SHOWN], side="right")
+        places = wrong[:SHOWN] - (ends - lengths)[whose] + 1
+        cells = ", ".join(f"sequence {k} step {step}" for k, step in zip(whose, places, strict=True))
+        raise UserError(
+            f"{what}: x is not a finite number in {cells}{more(wrong)}. If it pads sequences, give an array lengths."
+        )
+    if classes is None:
+        found, labels = np.unique(y, return_inverse=True)
+        labels, names = _numbered(labels, [str(name) for name in found.tolist()])
+    else:
+        names, labels = _named(what, y, classes), y.astype(np.int64)
+    return Sequences(values, lengths, labels, names, range(number))
+
+
+def read_table(
+    path: Path, sequence_id: str, time: str | None, label: str, features: list[str] | None, dayfirst: bool | None
+) -> Sequences:
+    """Read and check a long table, see `LabelledData` for the arguments. Rows are counted from 1, without the header.
+
+    **Raises:** `UserError` for a column that is missing; cells that are empty, infinite or no numbers; times that are
+    twice in a sequence; a sequence with two labels.
+    """
+    pd, what = import_pandas(), f"data.path={path}"
+    given = [name for name in (sequence_id, time, label) if name is not None]
+    frame = read_columns(pd, path, [*given, *(features or [])], [sequence_id, label], rest=features is None)
+    names = list(frame.columns)[len(given) :]
+    require(names != [], f"{what} has only the columns {', '.join(given)}: those of the features are missing.")
+    series, ids = read_names(pd, path, frame[sequence_id])
+    labels, classes = read_names(pd, path, frame[label])
+    values = np.column_stack([read_numbers(pd, path, frame[name]) for name in names])
+    for name, column in zip(names, values.T, strict=True):
+        empty = np.flatnonzero(np.isnan(column)) + 1
+        require(not len(empty), f"{what}: {name} is empty in {name_rows(empty)}.")
+    rows = np.arange(1, len(frame) + 1)
+    if time is None:
+        order = np.argsort(series, kind="stable")
+    else:
+        times = read_times(pd, path, frame[time], dayfirst)
+        order = np.lexsort((times, series))
+        check_order(path, time, times[order], series[order], rows[order])
+    del frame
+    rows, labels = rows[order], labels[order]
+    lengths = np.bincount(series)
+    begin = lengths.cumsum() - lengths
+    first = np.repeat(begin, lengths)  # the first row of each row's sequence
+    mixed = np.flatnonzero(labels != labels[first])
+    if len(mixed):
+        row = mixed[0]
+        raise UserError(
+            f"{what}: sequence {ids[series[order][row]]} has two labels, {classes[labels[first[row]]]} in row "
+            f"{rows[first[row]]} and {classes[labels[row]]} in row {rows[row]}."
+        )
+    labels, classes = _numbered(labels[begin], classes)
+    return Sequences(values[order], lengths, labels, classes, ids, tuple(names))
+
+
+def _check_column(what: str, name: str, column: np.ndarray, number: int, kinds: str, right: str) -> None:
+    require(
+        column.dtype.kind in kinds and column.shape == (number,),
+        f"{what}: {name} is {column.dtype} of shape {column.shape}; it has to be {right} of shape ({number},), one for "
+        "each sequence of x.",
+    )
+
+
+def _named(what: str, y: np.ndarray, classes: np.ndarray) -> list[str]:
+    """The names that a file gives to its classes."""
+    names = [str(name) for name in classes.ravel().tolist()]
+    fit = classes.dtype.kind in "iuU" and classes.ndim == 1 and len(set(names)) == len(names)
+    require(fit, f"{what}: classes have to be different names, not {classes.dtype} of shape {classes.shape}.")
+    require(y.dtype.kind in "iu", f"{what}: y is {y.dtype}; with classes it has to be integers, indices of these.")
+    wrong = np.flatnonzero((y < 0) | (y >= len(names)))
+    require(not len(wrong), f"{what}: {len(names)} classes are 0 to {len(names) - 1}, the labels of {_told(wrong, y)}.")
+    return names
+
+
+def _numbered(labels: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Labels and their names with these sorted, integers by their value."""
+    integers = all(re.fullmatch("-?[0-9]{1,18}", name) for name in names)
+    ordered = sorted(names, key=(lambda name: (int(name), name)) if integers else None)
+    place = {name: k for k, name in enumerate(ordered)}
+    return np.array([place[name] for name in names])[labels], ordered
+
+
+def _scale(data: Sequences, train: np.ndarray) -> tuple[tuple[float, float], ...]:
+    """The mean and the standard deviation of each feature over the steps of these sequences; 1 where nothing varies."""
+    inside = np.zeros(len(data.lengths), dtype=bool)
+    inside[train] = True
+    scale = []
+    for column in data.values[np.repeat(inside, data.lengths)].T:
+        steps = column.astype(np.float64)
+        varies = steps.min() < steps.max()  # rounding may leave a deviation where there is none
+        scale.append((steps.mean().item(), steps.std().item() if varies else 1.0))
+    return tuple(scale)
+
+
+def _told(wrong: np.ndarray, values: np.ndarray) -> str:
+    """`sequence 3 is 7, sequence 5 is 9`."""
+    return ", ".join(f"sequence {k} is {values[k]}" for k in wrong[:SHOWN]) + more(wrong)
+
+
+def _listed(names: Sequence[str] | np.ndarray) -> str:
+    hidden = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
+    return f"{', '.join(names[:LISTED])}{hidden}"
