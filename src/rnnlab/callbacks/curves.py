@@ -67,6 +67,10 @@ class Curves(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._write_rest(trainer)
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if any(self.history.values()):  # what was seen until then
+            self.on_fit_end(trainer, pl_module)
+
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             publish(trainer, "loss", self._figure(pl_module.loss_label))  # type: ignore[arg-type]
