@@ -28,15 +28,19 @@ def results(cfg: DictConfig) -> None:
     """
     require(cfg.format in ("rich", "markdown"), f"format={cfg.format} must be rich or markdown.")
     folder = Path(str(cfg.logs))
-    folders = [path.parent for path in sorted(folder.rglob(".hydra"))]
+    folders = [path.parent for path in sorted(folder.rglob(".hydra"), key=_begun)]
     require(bool(folders), f"logs={folder}: there is no run below it.")
+    known: set[str] = set()
     scores: dict[str, dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
     for path in folders:
         row, column, name, found = _read(path, cfg)
+        known |= set(found or ())
         if row is not None and column is not None and (found is None or name in found):
             scores[f"{row}, {name}"][column].append(None if found is None else found[name])
-    asked = f"{cfg.rows}, {cfg.columns}{f' and {cfg.metric}' if cfg.metric else ''}"
-    require(bool(scores), f"logs={folder}: no run has {asked}.")
+    asked = f"rows={cfg.rows}, columns={cfg.columns}{f' and metric={cfg.metric}' if cfg.metric else ''}"
+    measured = f" What they measured: {', '.join(sorted(known))}." if cfg.metric else ""
+    some = any(score is not None for fields in scores.values() for runs in fields.values() for score in runs)
+    require(some, f"logs={folder}: no run has {asked}.{measured}")
     columns = list(dict.fromkeys(column for row in scores.values() for column in row))
     most = max(len(values) for row in scores.values() for values in row.values())
     lines = [[row, *(_folded(fields.get(column, []), most) for column in columns)] for row, fields in scores.items()]
@@ -50,6 +54,10 @@ def results(cfg: DictConfig) -> None:
         Console().print(table, highlight=False, markup=False)
     if most > 1:
         print(f"Mean ± standard deviation of {most} runs, of another number as (number) says.", file=sys.stderr)
+
+
+def _begun(path: Path) -> tuple[float, Path]:
+    return path.stat().st_mtime, path
 
 
 def _read(path: Path, cfg: DictConfig) -> tuple[str | None, str | None, str, dict[str, float | None] | None]:

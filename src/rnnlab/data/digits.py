@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from rnnlab.data.labelled import ClassData, Sequences
+from rnnlab.data.labelled import ClassData
+from rnnlab.data.sequences import Sequences
 from rnnlab.errors import UserError
 
 

@@ -1,0 +1,75 @@
+"""The table of many runs."""
+
+import json
+
+import pytest
+from test_errors import message_of
+
+
+def run(folder, name, cell, seed, metrics, experiment="memory/latch", monitor="val/accuracy"):
+    """What a run leaves of itself."""
+    path = folder / name / ".hydra"
+    path.mkdir(parents=True)
+    (path / "config.yaml").write_text(f"monitor: {monitor}\nseed: {seed}\ncell: {{hidden_size: 8}}\n")
+    (path / "hydra.yaml").write_text(
+        f"hydra: {{runtime: {{choices: {{cell: {cell}, data: latch, experiment: {experiment}}}}}}}\n"
+    )
+    if metrics is not None:
+        (path.parent / "metrics.json").write_text(json.dumps(metrics))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    runs = tmp_path / "runs"
+    for seed, accuracy in enumerate((0.25, 0.5, 0.75)):
+        run(runs, f"a/{seed}", "rnn", seed, {"test/accuracy": accuracy, "test/loss": 1.0})
+        run(runs, f"b/{seed}", "gru", seed, {"test/accuracy": 1.0, "test/loss": 2.0 + seed} if seed else None)
+    run(runs, "c", "rnn", 0, {"test/loss": 0.17}, "memory/adding", "val/loss")
+    run(runs, "d", "gru", 0, None, "memory/adding", "val/loss")
+    return runs
+
+
+def table(script, folder, *arguments):
+    printed = script("results", f"logs={folder}", "format=markdown", *arguments).stdout
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if "|" in line]
+
+
+def test_seeds_are_folded_and_failures_shown(script, folder):
+    assert table(script, folder, "rows=experiment") == [
+        ["", "rnn", "gru"],
+        ["---"] * 3,
+        ["memory/latch, test/accuracy", "0.5 ± 0.2", "1 ± 0 (2)"],
+        ["memory/adding, test/loss", "0.17 (1)", "no result"],
+    ]
+
+
+def test_any_metric_and_setting(script, folder):
+    assert table(script, folder, "rows=cell", "columns=cell.hidden_size", "metric=test/loss")[2:] == [
+        ["rnn, test/loss", "0.792 ± 0.4"],
+        ["gru, test/loss", "3.5 ± 0.7 (2)"],
+    ]
+
+
+def test_in_the_terminal(script, folder):
+    done = script("results", f"logs={folder}")
+    assert "0.5 ± 0.2" in done.stdout
+    assert "standard deviation of 3 runs" in done.stderr
+
+
+def test_nothing_to_compare(script, folder, tmp_path):
+    message_of(script("results", f"logs={tmp_path}/none", check=False), "none", "no run below it")
+    message_of(script("results", f"logs={folder}", "metric=test/acc", check=False), "test/acc", "test/accuracy")
+    message_of(script("results", f"logs={folder}", "rows=dat", check=False), "rows=dat", "no run has")
+    message_of(script("results", f"logs={folder}", "format=html", check=False), "format=html", "markdown")
+
+
+def test_a_sweep_of_presets(script, tmp_path):
+    presets = "experiment=memory/latch,memory/parity"
+    small = ("++data.seq_len=10", "++data.epoch_steps=3", "trainer.max_epochs=1", "logger=none")
+    script("train", "-m", presets, *small, "cell=rnn,mingru", f"hydra.sweep.dir={tmp_path}/sweep")
+    jobs = sorted(path.parent.name for path in (tmp_path / "sweep").glob("*/metrics.json"))
+    assert len(jobs) == 4
+    assert jobs[0].startswith("0_latch_")
+    rows = table(script, tmp_path / "sweep", "rows=experiment")
+    assert rows[0] == ["", "rnn", "mingru"]
+    assert [row[0] for row in rows[2:]] == ["memory/latch, test/accuracy", "memory/parity, test/accuracy"]
