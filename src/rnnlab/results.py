@@ -39,8 +39,10 @@ def results(cfg: DictConfig) -> None:
             scores[f"{row}, {name}"][column].append(None if found is None else found[name])
     asked = f"rows={cfg.rows}, columns={cfg.columns}{f' and metric={cfg.metric}' if cfg.metric else ''}"
     measured = f" What they measured: {', '.join(sorted(known))}." if cfg.metric else ""
-    some = any(score is not None for fields in scores.values() for runs in fields.values() for score in runs)
-    require(some, f"logs={folder}: no run has {asked}.{measured}")
+    for row, fields in list(scores.items()):
+        if all(score is None for runs in fields.values() for score in runs):
+            del scores[row]
+    require(bool(scores), f"logs={folder}: no run has {asked}.{measured}")
     columns = list(dict.fromkeys(column for row in scores.values() for column in row))
     most = max(len(values) for row in scores.values() for values in row.values())
     lines = [[row, *(_folded(fields.get(column, []), most) for column in columns)] for row, fields in scores.items()]
