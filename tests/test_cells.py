@@ -180,6 +180,27 @@ def test_the_recurrence_stays_in_float32_under_bf16(kind):
     assert (out - cell(x)[0]).abs().max() < 0.1
 
 
+def test_gates_that_are_both_closed_leave_numbers():
+    cell = MinLSTM(1, 2)
+    nn.init.constant_(cell.linear.bias, -200.0)
+    assert cell(torch.zeros(1, 3, 1))[0].isfinite().all()
+
+
+@pytest.mark.parametrize("cell", cells())
+def test_in_16_bits_throughout(cell):
+    net = SimpleRNN({**cell, "num_layers": 2}, 5, 4).to(torch.bfloat16)
+    out, state = net(torch.randn(3, 7, 5))
+    assert out.dtype == torch.bfloat16
+    net(torch.randn(3, 7, 5), state)[0].sum().backward()
+
+
+@pytest.mark.filterwarnings("ignore:.*projections.*")  # torch says that they are slow
+def test_projections_in_residual_blocks():
+    cell = {"_target_": "torch.nn.LSTM", "hidden_size": 6, "proj_size": 3, "residual": True, "num_layers": 2}
+    out, _ = SimpleRNN({**cell, "bidirectional": True}, 5, 4)(torch.randn(2, 7, 5))
+    assert out.shape == (2, 4)
+
+
 def test_residual_blocks_are_what_they_say():
     """y + cell(norm(y)) for each layer, between a linear map and a normalisation."""
     stack = make_cell({**MIN, "num_layers": 2, "residual": True}, 3).double()
@@ -232,6 +253,11 @@ def test_default_is_what_torch_draws():
 def test_forget_bias_is_that_of_the_gate_which_keeps_the_state():
     assert torch.equal(gates_of("LSTM", forget_bias=1.0)[2][1], torch.ones(64))  # input, forget, candidate, output
     assert torch.equal(gates_of("GRU", forget_bias=2.5)[2][1], torch.full((64,), 2.5))  # reset, update, new
+    (cell,) = make_cell(
+        {**MIN, "_target_": "rnnlab.cells.minimal.MinLSTM", "num_layers": 1, "forget_bias": 1.0}, 3
+    ).cells
+    keep, _ = cell.recurrence(*cell.activate(cell.linear.bias))
+    torch.testing.assert_close(keep, torch.full((6,), 1.0).sigmoid())
     (keeps,) = (cell.linear.bias[:6] for cell in make_cell({**MIN, "num_layers": 1, "forget_bias": 1.0}, 3).cells)
     assert torch.equal(keeps, -torch.ones(6))  # 1 - sigmoid(-1) of the state is kept
 

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from rnnlab.callbacks.gradient_flow import Trace, draw
+from rnnlab.callbacks.gradient_flow import GradientFlow, Trace, draw, norm_of_steps
 from rnnlab.cells.adjoint import recorded, through_time
 from rnnlab.cells.minimal import MinGRU, MinLSTM
 from rnnlab.cells.stack import Stack
@@ -112,6 +112,9 @@ def test_the_total_derivative_is_that_of_the_unrolled_cell(cell, readout, option
     out, states = unrolled_network(net, x)
     assert out.square().sum().item() == pytest.approx(loss.item(), rel=1e-12)
     assert len(states) == len(layers)
+    assert len({layer.name for layer in layers}) == len(layers)
+    directions = 2 if options.get("bidirectional") else 1
+    assert layers[-1].name == f"layer {len(layers) // directions}{' backward' * (directions - 1)}"
     for layer, part, (hidden, cellular) in zip(layers, direct, states, strict=True):
         flow = through_time(layer, part)
         for found, nodes in ((flow.hidden, hidden), (flow.cell, cellular)):
@@ -174,6 +177,16 @@ def test_padding_sends_nothing_back(cell):
         found, expected = through_time(layer, direct).hidden, through_time(one, right).hidden
         torch.testing.assert_close(found[1:, :5], expected, rtol=1e-9, atol=1e-12)
         assert found[:, 5:].abs().max() == 0
+
+
+def test_sequences_of_several_lengths_are_aligned_at_their_ends():
+    gradient = torch.zeros(2, 4, 3, dtype=torch.float64)
+    gradient[0, :, 0] = torch.tensor([1.0, 2, 3, 4])
+    gradient[1, :2, 1] = torch.tensor([3.0, 0])
+    # the second ends with the first; the steps before that only the first has, which counts for two
+    expected = torch.tensor([2 * 1.0, 2 * 4, 9 + 9, 16 + 0], dtype=torch.float64).sqrt()
+    torch.testing.assert_close(norm_of_steps(gradient, [4, 2]), expected)
+    torch.testing.assert_close(norm_of_steps(gradient, [4, 4]), norm_of_steps(gradient))
 
 
 def test_saturation_counts_what_is_closed():
@@ -289,6 +302,19 @@ def test_pictures_of_what_is_not_finite():
     norms = torch.tensor([1.0, float("inf"), float("nan"), 0.0], dtype=torch.float64).numpy()
     figure = draw({"h": Trace([0, 1], [norms, norms])})
     FigureCanvasAgg(figure).draw()
+
+
+@pytest.mark.parametrize("wrong", [{"every": 0}, {"every": "x"}, {"batch_size": 0}], ids=str)
+def test_how_often_and_on_what_is_checked(wrong):
+    with pytest.raises(UserError, match=r"callbacks\.gradient_flow\.\w+=\w+ must be a whole number"):
+        GradientFlow(**wrong)
+
+
+def test_clipping_by_value_does_not_hide_what_is_infinite(script):
+    overrides = ("model=regressor", "data=random", "data.target=values", "optim=sgd", "optim.lr=1e12", "logger=none")
+    by_value = ("trainer.gradient_clip_val=1e30", "+trainer.gradient_clip_algorithm=value")
+    failed = script("train", *overrides, *by_value, "trainer.max_epochs=1", check=False)
+    assert "infinite or not a number in 10 steps in a row" in failed.stderr
 
 
 def steps_of(optimizer_of, gradients):

@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from test_errors import message_of
 
 from rnnlab.data.endless import FreshBatches, key_of, uniform
 from rnnlab.data.memory import (
@@ -196,8 +197,28 @@ def test_the_score_of_each_length_is_its_own(script):
     evaluated = script("evaluate", f"ckpt={trained.folder}/checkpoints/best.ckpt", folder="evaluation")
     assert evaluated.metrics == trained.metrics
     assert (trained.folder / "figures" / "test_confusion.png").exists()
+    other = script("evaluate", f"ckpt={trained.folder}/checkpoints/best.ckpt", "data.test_lengths=[90]", folder="other")
+    assert set(other.metrics) == {f"test/{name}{tail}" for name in names for tail in ("", "_90")}
+    assert other.metrics["test/loss_90"] == trained.metrics["test/loss_90"]
     alone = script("evaluate", f"ckpt={trained.folder}/checkpoints/best.ckpt", "data.seq_len=90", folder="alone")
     assert alone.metrics["test/accuracy"] == pytest.approx(trained.metrics["test/accuracy_90"], abs=0.02)
+
+
+def test_labels_of_steps_and_of_sequences_are_told_apart(script):
+    small = ("model=classifier", "data=latch", "data.symbols=2", "data.seq_len=10", "debug=fast")
+    ckpt = script("train", *small, "callbacks=none").folder / "checkpoints" / "best.ckpt"
+    wrong = script("evaluate", f"ckpt={ckpt}", "data=copy", "data.symbols=2", folder="wrong", check=False)
+    message_of(wrong, "every_step True", "False")
+
+
+def test_a_preset_goes_on_from_a_checkpoint_and_ends_when_solved(script):
+    small = ("experiment=memory/parity", "cell=irnn", "data.seq_len=4", "data.test_lengths=[]", "data.epoch_steps=60")
+    small += ("optim.lr=1e-2", "optim.scheduler=null", "logger=none", "trainer=cpu")
+    script("train", *small, "trainer.max_epochs=1", folder="runs/one")
+    more = script("train", *small, "trainer.max_epochs=500", "ckpt=last", folder="runs/two")
+    assert more.metrics["test/accuracy"] > 0.99
+    steps = torch.load(more.folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert 60 < steps < 60 * 500
 
 
 def test_ddp_trains_on_the_same_endless_samples(script):

@@ -35,6 +35,8 @@ def table(script, folder, *arguments):
 
 
 def test_seeds_are_folded_and_failures_shown(script, folder):
+    run(folder, "evaluation", "rnn", 0, {"test/accuracy": 0.0})
+    (folder / "evaluation" / ".hydra" / "config.yaml").write_text("ckpt: x\n")  # no training
     assert table(script, folder, "rows=experiment") == [
         ["", "rnn", "gru"],
         ["---"] * 3,
@@ -60,6 +62,8 @@ def test_nothing_to_compare(script, folder, tmp_path):
     message_of(script("results", f"logs={tmp_path}/none", check=False), "none", "no run below it")
     message_of(script("results", f"logs={folder}", "metric=test/acc", check=False), "test/acc", "test/accuracy")
     message_of(script("results", f"logs={folder}", "rows=dat", check=False), "rows=dat", "no run has")
+    message_of(script("results", f"logs={folder}", "rows=cell", "columns=data", "metric=x", check=False), "metric=x")
+    message_of(script("results", f"logs={folder}", "columns=seed.x", check=False), "columns=seed.x")
     message_of(script("results", f"logs={folder}", "format=html", check=False), "format=html", "markdown")
 
 

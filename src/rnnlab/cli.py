@@ -113,7 +113,9 @@ def _with_cause(error: BaseException) -> str:
 def _unknown_key(key: str) -> str:
     known = conf.settings()
     if key in known:
-        return f"{key} is not part of this run: it belongs to {', '.join(sorted(known[key]))}."
+        swept = {"-m", "--multirun"} & set(sys.argv)
+        hint = f" If a group that brings it is swept, write ++{key}=VALUE." if swept else ""
+        return f"{key} is not part of this run: it belongs to {', '.join(sorted(known[key]))}.{hint}"
     near = get_close_matches(key, known, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     return f"{key} is not a setting.{hint} --cfg job prints all of them; +{key}=VALUE adds a new one."

@@ -49,10 +49,11 @@ class Guard:
         self.skipped += self.bad
         self.in_a_row = (self.in_a_row + 1) * self.bad
         if (not isinstance(self.bad, Tensor) or self.step % PATIENCE == 0) and self.in_a_row >= PATIENCE:
+            clipping = "" if clip else " trainer.gradient_clip_val=1.0,"
             raise UserError(
                 f"The gradient was infinite or not a number in {int(self.in_a_row)} steps in a row. None of them was "
-                "taken, and the checkpoints of earlier steps are intact. Try a smaller optim.lr, "
-                "trainer.gradient_clip_val=1.0, shorter sequences, or a cell that does not explode: lstm, gru, mingru."
+                f"taken, and the checkpoints of earlier steps are intact. Try a smaller optim.lr,{clipping} shorter "
+                "sequences, or a cell that does not explode: lstm, gru, mingru."
             )
 
 

@@ -33,7 +33,9 @@ def results(cfg: DictConfig) -> None:
     known: set[str] = set()
     scores: dict[str, dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
     for path in folders:
-        row, column, name, found = _read(path, cfg)
+        if (read := _read(path, cfg)) is None:
+            continue
+        row, column, name, found = read
         known |= set(found or ())
         if row is not None and column is not None and (found is None or name in found):
             scores[f"{row}, {name}"][column].append(None if found is None else found[name])
@@ -62,9 +64,14 @@ def _begun(path: Path) -> tuple[float, Path]:
     return path.stat().st_mtime, path
 
 
-def _read(path: Path, cfg: DictConfig) -> tuple[str | None, str | None, str, dict[str, float | None] | None]:
-    """The row and the column of a run, the name of its metric, and all its metrics; `None` for what it has not."""
+def _read(path: Path, cfg: DictConfig) -> tuple[str | None, str | None, str, dict[str, float | None] | None] | None:
+    """The row and the column of a run, the name of its metric, and all its metrics; `None` for what it has not.
+
+    What is no training, such as an evaluation, is `None` as a whole.
+    """
     config: Any = OmegaConf.load(path / ".hydra" / "config.yaml")
+    if "monitor" not in config:
+        return None
     choices = OmegaConf.load(path / ".hydra" / "hydra.yaml").hydra.runtime.choices
     row, column = (_setting(config, choices, key) for key in (cfg.rows, cfg.columns))
     name = cfg.metric or str(config.monitor).replace("val/", "test/")
@@ -75,6 +82,7 @@ def _read(path: Path, cfg: DictConfig) -> tuple[str | None, str | None, str, dic
 def _setting(config: Any, choices: Any, key: str) -> str | None:
     """What a group or a key of a run was set to."""
     value = choices[key] if key in choices else OmegaConf.select(config, key)
+    require(not OmegaConf.is_config(value), f"{key} is a section of settings: name a key in it.")
     return None if value is None else str(value)
 
 

@@ -74,6 +74,7 @@ def evaluate(cfg: DictConfig) -> None:
     datamodule.prepare_data()
     datamodule.setup("test")
     _check_same_sizes(model, datamodule)
+    model.expect_tests(datamodule.spec.test_lengths)
     folder = Path(HydraConfig.get().runtime.output_dir)
     with own_job():
         trainer = instantiate(cfg.trainer, logger=False, callbacks=[], enable_checkpointing=False,
@@ -209,7 +210,7 @@ def _mismatch(reads: str, given: str) -> str:
 
 def _check_same_sizes(model: Task, datamodule: SequenceData) -> None:
     here, there = datamodule.spec, model.spec
-    for name in ("kind", "input_size", "output_size", "horizon"):
+    for name in ("kind", "input_size", "output_size", "horizon", "every_step"):
         if getattr(here, name) != getattr(there, name):
             raise UserError(
                 f"The data have {name} {getattr(here, name)}, the checkpoint was trained for {getattr(there, name)}."

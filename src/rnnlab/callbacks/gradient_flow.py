@@ -10,15 +10,18 @@ import numpy as np
 import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from rnnlab.cells.adjoint import Layer, recorded, through_time
+from rnnlab.cells.stack import backwards
 from rnnlab.console import tell
+from rnnlab.errors import require
 from rnnlab.figures import Sparingly, publish
 
 SMALLEST = 1e-300  # what is less is shown as this
 DECADES = 25  # that a picture shows below the largest
-ROWS = 6  # charts in a picture
+ROWS = 8  # charts in a picture
 LINES = 6  # in a chart
 
 
@@ -43,7 +46,7 @@ class GradientFlow(pl.Callback):
       singular value.
     - `saturated/...`: see `Flow`.
     - `update/...`: of each weight, the norm of the optimizer's last step over its own.
-    - `gradient_flow/skipped_steps`: steps without a finite gradient so far, see `Guard`.
+    - `gradient_flow/skipped_steps`: steps without a finite gradient since the run began or was resumed, see `Guard`.
 
     **Arguments:**
 
@@ -52,6 +55,9 @@ class GradientFlow(pl.Callback):
     """
 
     def __init__(self, every: int = 50, batch_size: int = 32):
+        for name, value in (("every", every), ("batch_size", batch_size)):
+            right = isinstance(value, int) and value >= 1
+            require(right, f"callbacks.gradient_flow.{name}={value} must be a whole number, 1 or more.")
         self.every = every
         self.batch_size = batch_size
         self.probed = -1
@@ -97,9 +103,10 @@ class GradientFlow(pl.Callback):
         task.states.pop("probe", None)
         if not layers:
             return
+        lengths = next((part for part in batch[2:] if isinstance(part, list)), None)
         scores: dict[str, Any] = {"gradient_flow/skipped_steps": task.guard.skipped}
         for layer, direct in zip(layers, torch.autograd.grad(loss, [layer.out for layer in layers]), strict=True):
-            scores |= self._measure(layer, direct, "" if len(layers) == 1 else f" {layer.name}")
+            scores |= self._measure(layer, direct, lengths, "" if len(layers) == 1 else f" {layer.name}")
         for (name, weight), before in zip(task.named_parameters(), self.before, strict=False):
             scores[f"update/{name}"] = (weight.detach() - before).norm() / before.norm()
         self.before = []
@@ -110,13 +117,13 @@ class GradientFlow(pl.Callback):
         for logger in trainer.loggers:
             logger.log_metrics({name: value for name, value in metrics.items() if np.isfinite(value)}, self.probed)
 
-    def _measure(self, layer: Layer, direct: Tensor, suffix: str) -> dict[str, Any]:
+    def _measure(self, layer: Layer, direct: Tensor, lengths: list[int] | None, suffix: str) -> dict[str, Any]:
         flow = through_time(layer, direct)
         scores: dict[str, Any] = {f"saturated/{name}{suffix}": share for name, share in flow.saturated.items()}
         for state, gradient in (("h", flow.hidden), ("c", flow.cell)):
             if gradient is None:
                 continue
-            norms = gradient.norm(dim=(0, 2))
+            norms = norm_of_steps(gradient, lengths)
             trace = self.traces.setdefault(f"{state}{suffix}", Trace())
             trace.steps.append(self.probed)
             trace.norms.append(norms.cpu().numpy())
@@ -149,30 +156,66 @@ class GradientFlow(pl.Callback):
                 publish(trainer, "gradient_flow", draw(self.traces))
 
 
+def norm_of_steps(gradient: Tensor, lengths: list[int] | None = None) -> Tensor:
+    """The norm over batch and units at each step.
+
+    Sequences of several lengths are aligned at their ends, where the way back begins, and a step counts as if all
+    sequences of the batch had it.
+
+    **Arguments:**
+
+    - `gradient`: (batch, time, hidden).
+    - `lengths`: of the sequences, if they are padded at their end.
+
+    **Returns:** (time,); the last is that of every sequence's last step.
+    """
+    squares = gradient.square().sum(2)
+    if lengths is None:
+        return squares.sum(0).sqrt()
+    ends = torch.as_tensor(lengths, device=gradient.device)
+    before = torch.arange(gradient.shape[1], device=gradient.device)  # steps before the end
+    inside = before < ends[:, None]
+    from_end = backwards(squares[..., None], ends)[..., 0] * inside
+    return (from_end.sum(0) * len(gradient) / inside.sum(0)).sqrt().flip(0)
+
+
 def draw(traces: dict[str, Trace]) -> Figure:
     """Of each state a chart of the norm over the steps of a sequence, and how it changes with training."""
     shown = list(traces.items())[:ROWS]
-    figure = Figure(figsize=(10, 0.4 + 3.4 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(10, 0.9 + 3.4 * len(shown)), layout="constrained")
+    more = f"\n({len(traces) - ROWS} more states in gradient_flow.csv)" if len(traces) > ROWS else ""
+    figure.suptitle(
+        "How strongly the loss depends on what the network held at step t:\n"
+        f"low at the left, the gradient has vanished on its way back; high, it has exploded{more}",
+        fontsize="medium",
+    )
     for (name, trace), (curve, heat) in zip(shown, figure.subplots(len(shown), 2, squeeze=False), strict=True):
         letter, _, where = name.partition(" ")
         label = rf"$\log_{{10}} \Vert \partial L / \partial {letter}_t \Vert$"
-        levels = np.log10(np.clip(np.nan_to_num(np.stack(trace.norms), nan=np.inf), SMALLEST, 1 / SMALLEST))
-        top = levels.max()  # of (probes, time)
-        bottom = max(levels.min(), top - DECADES)
+        levels = np.log10(np.clip(np.stack(trace.norms), SMALLEST, None))  # (probes, time)
+        levels = np.ma.masked_invalid(levels)
+        top, middle = (levels.max(), np.ma.median(levels)) if levels.count() else (0.0, 0.0)
+        bottom = max(levels.min(), min(top, middle + DECADES / 2) - DECADES) if levels.count() else -1.0
         time = np.arange(1, levels.shape[1] + 1)
         for k in np.unique(np.linspace(0, len(levels) - 1, LINES).round().astype(int)):
             color = colormaps["viridis"](0.9 * k / max(1, len(levels) - 1))
             curve.plot(time, levels[k], color=color, label=f"{trace.steps[k]:,}", linewidth=1.4)
         margin = 0.05 * (top - bottom) + 0.1
-        curve.set(xlabel="step t of the sequence", ylabel=label, ylim=(bottom - margin, top + margin))
+        steps = "step t, counted from the end of the sequence" if "backward" in where else "step t of the sequence"
+        curve.set(xlabel=steps, ylabel=label, ylim=(bottom - margin, top + margin))
         curve.grid(alpha=0.3)
         curve.legend(
             loc="lower left", bbox_to_anchor=(0, 1), ncols=LINES, frameon=False, fontsize="small", handlelength=1,
             columnspacing=1, alignment="left",
             title=f"{where}{where and ': '}at optimizer step", title_fontsize="small",
         )  # fmt: skip
-        image = heat.pcolormesh(_edges(trace.steps), _edges(time), levels.T, cmap="magma", vmin=bottom, vmax=top)
-        heat.set(xlabel="optimizer step", ylabel="step t of the sequence")
+        colors = colormaps["magma"].with_extremes(bad="tab:green")
+        image = heat.pcolormesh(_edges(trace.steps), _edges(time), levels.T, cmap=colors, vmin=bottom, vmax=top)
+        if levels.count() < levels.size:
+            heat.set_title("green: not a finite number", fontsize="small")
+        heat.set(xlabel="optimizer step", ylabel=steps)
+        for axis in (curve.xaxis, heat.xaxis, heat.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True))
         figure.colorbar(image, ax=heat, label=label)
     return figure
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from rnnlab.cells.minimal import LinearRNN
-from rnnlab.cells.stack import backwards
+from rnnlab.cells.stack import Stack, backwards
 from rnnlab.cells.start import GATES
 
 FUSED: dict[str, Callable[..., Any]] = {
@@ -77,21 +77,25 @@ def recorded(network: nn.Module) -> Iterator[list[Layer]]:
     """
     layers: list[Layer] = []
     cells: list[Any] = [part for part in network.modules() if isinstance(part, nn.RNNBase | LinearRNN)]
+    places = {
+        cell: divmod(number, stack.directions)
+        for stack in network.modules()
+        if isinstance(stack, Stack)
+        for number, cell in enumerate(stack.cells)
+    }
     for cell in cells:
         run: Any = _run_fused if isinstance(cell, nn.RNNBase) else partial(_run_linear, cell.forward)
-        cell.forward = partial(run, cell, layers)
+        cell.forward = partial(run, cell, layers, places.get(cell, (0, 0)))
     try:
         yield layers
     finally:
         for cell in cells:
             del cell.forward
-        several = {layer.name for layer in layers} != {"layer 1"} or len(layers) > 1
-        for number, layer in enumerate(layers, 1):
-            if not isinstance(layer.cell, nn.RNNBase) and several:
-                layer.name = f"layer {number}"
 
 
-def _run_fused(cell: nn.RNNBase, layers: list[Layer], x: Any, state: Any = None) -> tuple[Any, None]:
+def _run_fused(
+    cell: nn.RNNBase, layers: list[Layer], place: tuple[int, int], x: Any, state: Any = None
+) -> tuple[Any, None]:
     packed = isinstance(x, PackedSequence)
     y, lengths = pad_packed_sequence(x, batch_first=True) if packed else (x, None)
     directions = 2 if cell.bidirectional else 1
@@ -106,16 +110,23 @@ def _run_fused(cell: nn.RNNBase, layers: list[Layer], x: Any, state: Any = None)
                 start = (zeros[..., : cell.proj_size or None], zeros)
             # trained, without dropout: cuDNN has no other backward pass
             out = FUSED[cell.mode](read, start, weights, cell.bias, 1, 0.0, True, False, True)[0]
-            layers.append(Layer(f"layer {number + 1}{' backward' * direction}", cell, weights, read, out))
+            name = _name(place[0] + number, place[1] or direction)
+            layers.append(Layer(name, cell, weights, read, out))
             outs.append(backwards(out, lengths) if direction else out)
         y = torch.cat(outs, -1)
     return (pack_padded_sequence(y, lengths, batch_first=True, enforce_sorted=False) if packed else y), None  # type: ignore[arg-type]
 
 
-def _run_linear(forward: Callable[..., Any], cell: LinearRNN, layers: list[Layer], x: Tensor, state: Any = None) -> Any:
+def _run_linear(
+    forward: Callable[..., Any], cell: LinearRNN, layers: list[Layer], place: tuple[int, int], x: Any, state: Any = None
+) -> Any:
     out, state = forward(x, state)
-    layers.append(Layer("layer 1", cell, list(cell.parameters()), x, out))
+    layers.append(Layer(_name(*place), cell, list(cell.parameters()), x, out))
     return out, state
+
+
+def _name(layer: int, direction: int) -> str:
+    return f"layer {layer + 1}{' backward' * direction}"
 
 
 @torch.no_grad()

@@ -35,7 +35,7 @@ class LinearRNN(nn.Module):
         keep, add = self.recurrence(*self.activate(self.linear(x.transpose(0, 1))))
         start = torch.zeros_like(add[0]) if state is None else state[0].to(add)
         out = scan(keep, add, start)
-        return out.transpose(0, 1), out[-1:]
+        return out.transpose(0, 1).to(x.dtype), out[-1:]
 
     def activate(self, rows: Tensor) -> list[Tensor]:
         """The gates, between 0 and 1, and the candidate, each (..., hidden_size), of what `linear` gives."""
@@ -62,5 +62,6 @@ class MinLSTM(LinearRNN):
     gates = ("forget", "input", "candidate")
 
     def recurrence(self, forget: Tensor, enter: Tensor, candidate: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        keep = forget / (forget + enter)
+        least = torch.finfo(forget.dtype).tiny  # both may underflow
+        keep = (forget + least) / (forget + enter + 2 * least)
         return keep, (1 - keep) * candidate

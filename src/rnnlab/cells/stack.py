@@ -33,7 +33,7 @@ class Stack(nn.Module):
         residual: bool = False,
     ):
         super().__init__()
-        self.hidden_size = cell["hidden_size"]
+        self.hidden_size = cell.get("proj_size") or cell["hidden_size"]
         self.bidirectional = bidirectional
         self.directions = 2 if bidirectional else 1
         self.dropout = dropout

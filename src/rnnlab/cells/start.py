@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from rnnlab.cells.minimal import LinearRNN, MinGRU
+from rnnlab.cells.minimal import LinearRNN, MinGRU, MinLSTM
 from rnnlab.errors import UserError, require
 
 Init = Literal["default", "identity", "orthogonal"]
@@ -58,7 +58,7 @@ def _weights(layer: nn.Module, init: Init) -> None:
             if name.startswith("weight_ih"):
                 nn.init.xavier_uniform_(block)
             elif name.startswith("weight_hh"):
-                nn.init.eye_(block) if init == "identity" else nn.init.orthogonal_(block)
+                {"identity": nn.init.eye_, "orthogonal": nn.init.orthogonal_}[init](block)
 
 
 @torch.no_grad()
@@ -76,5 +76,5 @@ def _biases(layer: nn.Module, key: str, draw: Callable[[Tensor], Tensor]) -> Non
         if name.startswith("bias_hh"):  # torch adds two biases
             value.zero_()
         keeps.copy_(-value if isinstance(layer, MinGRU) else value)  # its update gate lets the new in
-        if key == "chrono" and "input" in gates:
+        if "input" in gates and (key == "chrono" or isinstance(layer, MinLSTM)):  # where the two add up to 1
             of_gate["input"].copy_(-value)

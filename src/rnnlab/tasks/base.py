@@ -94,9 +94,8 @@ class Task(pl.LightningModule):
             raise UserError(f"{type(self).__name__} reads {self.kind}, the data are {self.spec.kind}.")
         if cell.get("chrono") == "auto":
             cell = {**cell, "chrono": self.spec.seq_len}
-        self.tests = ["test", *(f"test_{length}" for length in self.spec.test_lengths)]
         self.network: Any = self.make_network(cell, **network)
-        self.metrics = nn.ModuleDict({split: nn.ModuleDict(self._metrics()) for split in ("val", *self.tests)})
+        self.expect_tests(self.spec.test_lengths)
         self.guard = Guard()
         self.loaded_state: Any = None
         self.states: dict[str, Any] = {}  # what the last batch of a split left, for the next to go on from
@@ -108,6 +107,11 @@ class Task(pl.LightningModule):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
+
+    def expect_tests(self, lengths: tuple[int, ...]) -> None:
+        """Be ready for the test parts of data with these `test_lengths`."""
+        self.tests = ["test", *(f"test_{length}" for length in lengths)]
+        self.metrics = nn.ModuleDict({split: nn.ModuleDict(self._metrics()) for split in ("val", *self.tests)})
 
     def make_network(self, cell: dict[str, Any], **network: Any) -> nn.Module:
         """What gives `(out, state)` for `(x, state)`."""
@@ -174,15 +178,16 @@ class Task(pl.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        if gradient_clip_algorithm == "value" or self.trainer.precision == "16-mixed":  # whose scaler is a guard, too
+        by_value = gradient_clip_algorithm == "value"
+        scaled = self.trainer.precision == "16-mixed"  # by a scaler that leaves steps out by itself
+        if not scaled:
+            self.guard(optimizer, None if by_value else gradient_clip_val)
+        if scaled or (by_value and self.guard.bad is not True):  # then there is a gradient
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-            gradient_clip_val = None
-        if self.trainer.precision != "16-mixed":
-            self.guard(optimizer, gradient_clip_val)
 
     def on_train_end(self) -> None:
         if (skipped := int(self.guard.skipped)) and self.trainer.is_global_zero:
-            tell(f"{skipped} steps were left out: their gradient was infinite or not a number.")
+            tell(f"{skipped} step{'s were' if skipped > 1 else ' was'} left out: no finite gradient.")
 
     def on_validation_epoch_end(self) -> None:
         self._report("val")
