@@ -40,21 +40,21 @@ def test_seeds_are_folded_and_failures_shown(script, folder):
     assert table(script, folder, "rows=experiment") == [
         ["", "rnn", "gru"],
         ["---"] * 3,
-        ["memory/latch, test/accuracy", "0.5 ± 0.2", "1 ± 0 (2)"],
-        ["memory/adding, test/loss", "0.17 (1)", "no result"],
+        ["memory/latch, test/accuracy", "0.500 ± 0.250", "1.00 ± 0.00 (2)"],
+        ["memory/adding, test/loss", "0.170 (1)", "no result"],
     ]
 
 
 def test_any_metric_and_setting(script, folder):
     assert table(script, folder, "rows=cell", "columns=cell.hidden_size", "metric=test/loss")[2:] == [
-        ["rnn, test/loss", "0.792 ± 0.4"],
-        ["gru, test/loss", "3.5 ± 0.7 (2)"],
+        ["rnn, test/loss", "0.792 ± 0.415"],
+        ["gru, test/loss", "3.50 ± 0.71 (2)"],
     ]
 
 
 def test_in_the_terminal(script, folder):
     done = script("results", f"logs={folder}")
-    assert "0.5 ± 0.2" in done.stdout
+    assert "0.500 ± 0.250" in done.stdout
     assert "standard deviation of 3 runs" in done.stderr
 
 

@@ -1,6 +1,7 @@
 """What many runs found, in one table."""
 
 import json
+import math
 import statistics
 import sys
 from collections import defaultdict
@@ -91,6 +92,7 @@ def _folded(runs: list[float | None], most: int) -> str:
     scores = [score for score in runs if score is not None]
     if not scores:
         return "no result" if runs else ""
-    number = f" ({len(scores)})" * (len(scores) != most)
-    spread = f" ± {statistics.stdev(scores):.1g}" if len(scores) > 1 else ""
-    return f"{statistics.fmean(scores):.3g}{spread}{number}"
+    mean, number = statistics.fmean(scores), f" ({len(scores)})" * (len(scores) != most)
+    decimals = max(0, 2 - math.floor(math.log10(abs(mean)))) if mean and math.isfinite(mean) else 2
+    spread = f" ± {statistics.stdev(scores):.{decimals}f}" if len(scores) > 1 else ""
+    return f"{mean:.{decimals}f}{spread}{number}"
