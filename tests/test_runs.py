@@ -101,7 +101,8 @@ def test_every_pair_trains_with_every_cell_or_says_what_fits(model, data, script
               f"hydra.sweep.dir={tmp_path}/sweep")  # fmt: skip
     script("train", *common, f"cell={cells[0]}")
     # what a task shows, which takes most of the time, does not depend on the cell
-    script("train", *common, f"cell={','.join(cells[1:])}", "callbacks.pictures=null", "hydra.sweep.subdir=more_${hydra.job.num}")
+    others = (f"cell={','.join(cells[1:])}", "callbacks.pictures=null", "hydra.sweep.subdir=more_${hydra.job.num}")
+    script("train", *common, *others)
     finished = jobs(tmp_path / "sweep")
     assert len(finished) == len(cells)
     for job in finished:
