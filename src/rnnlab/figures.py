@@ -22,11 +22,12 @@ class Sparingly:
     **Arguments:**
 
     - `share`: of the time, at most.
+    - `expected`: seconds that the first use is thought to take.
     """
 
-    def __init__(self, share: float):
+    def __init__(self, share: float, expected: float = 0.0):
         self.pause = 1 / share - 1
-        self.due = 0.0
+        self.due = time.monotonic() + self.pause * expected
 
     def is_due(self) -> bool:
         """Whether enough time has passed since it was last used."""

@@ -54,7 +54,7 @@ class GradientFlow(pl.Callback):
     - `batch_size`: sequences of a probe.
     """
 
-    def __init__(self, every: int = 50, batch_size: int = 32):
+    def __init__(self, every: int = 50, batch_size: int = 16):
         for name, value in (("every", every), ("batch_size", batch_size)):
             right = isinstance(value, int) and value >= 1
             require(right, f"callbacks.gradient_flow.{name}={value} must be a whole number, 1 or more.")
@@ -63,7 +63,7 @@ class GradientFlow(pl.Callback):
         self.probed = -1
         self.before: list[Tensor] = []
         self.traces: dict[str, Trace] = {}
-        self.drawing = Sparingly(1 / 50)
+        self.drawing = Sparingly(1 / 50, 0.5)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._probe(trainer, pl_module)
@@ -84,7 +84,7 @@ class GradientFlow(pl.Callback):
         if trainer.training and self.drawing.is_due():
             self._publish(trainer)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._leave(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
