@@ -128,12 +128,13 @@ class GradientFlow(pl.Callback):
             trace.steps.append(self.probed)
             trace.norms.append(norms.cpu().numpy())
             first, last = norms[0].clamp_min(SMALLEST), norms[-1].clamp_min(SMALLEST)
-            which = f"{'cell_' if state == 'c' else ''}"
+            which = "cell_" if state == "c" else ""
             scores[f"gradient_flow/{which}first_over_last{suffix}"] = first / last
             lost = (last.log10() - first.log10()) / max(1, len(norms) - 1)
             scores[f"gradient_flow/{which}decades_per_step{suffix}"] = lost
-        for gate, weights in layer.recurrent().items():
+        for gate, block in layer.recurrent().items():
             where = f"{gate and f'_{gate}'}{suffix}"
+            weights = block.float()  # of 16 bits there are no eigenvalues
             if weights.isfinite().all() and weights.shape[0] == weights.shape[1]:
                 scores[f"recurrent/radius{where}"] = torch.linalg.eigvals(weights).abs().max()
                 scores[f"recurrent/norm{where}"] = torch.linalg.matrix_norm(weights, ord=2)
