@@ -2,6 +2,7 @@
 
 import csv
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+from rnnlab.callbacks.curves import Curves
 from rnnlab.callbacks.gradient_flow import GradientFlow, Trace, draw, norm_of_steps
 from rnnlab.cells.adjoint import recorded, through_time
 from rnnlab.cells.minimal import MinGRU, MinLSTM
@@ -208,6 +210,23 @@ def test_saturation_counts_what_is_closed():
     }
 
 
+def test_saturation_leaves_padding_out():
+    net = SimpleRNN({"_target_": "torch.nn.LSTM", "hidden_size": 8, "bidirectional": True}, 2, 1)
+    x = 20 * torch.randn(2, 9, 2)
+
+    def shares(x, lengths):
+        with recorded(net) as layers:
+            loss = net(x, None, lengths)[0].sum()
+        direct = torch.autograd.grad(loss, [layer.out for layer in layers])
+        return [through_time(*pair, lengths).saturated for pair in zip(layers, direct, strict=True)]
+
+    longer = F.pad(x, (0, 0, 0, 30))
+    for found, expected in zip(shares(longer, [9, 4]), shares(x, [9, 4]), strict=True):
+        torch.testing.assert_close(found, expected)
+    for found, expected in zip(shares(longer, [9, 9]), shares(x, None), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 def ratio_at_the_start(cell, state, seeds=(1, 2, 3)):
     """The median of ||dL/dh_1|| / ||dL/dh_T|| before training on the adding problem of 100 steps."""
     data = AddingData()
@@ -274,6 +293,20 @@ def test_a_run_shows_its_gradients(script):
     assert scalars["gradient_flow/skipped_steps"] == {0: 0, 8: 0, 16: 0, 24: 0}
 
 
+def test_a_resumed_run_goes_on_with_its_curves(script):
+    small = ("model=regressor", "data=adding", "data.seq_len=10", "data.epoch_steps=6", "logger=none")
+    small += ("callbacks=gradient_flow", "callbacks.gradient_flow.every=4")
+    first = script("train", *small, "trainer.max_epochs=1")
+    before = (first.folder / "gradient_flow.csv").read_text()
+    ckpt = first.folder / "checkpoints" / "last.ckpt"
+    script("train", *small, "trainer.max_epochs=2", f"ckpt={ckpt}")
+    after = (first.folder / "gradient_flow.csv").read_text()
+    assert after.startswith(before)
+    assert {row["optimizer_step"] for row in csv.DictReader(after.splitlines())} == {"0", "4", "6", "8", "12"}
+    bare = script("train", *small[:-2], "trainer.max_epochs=3", f"ckpt={ckpt}", folder="bare")
+    assert not bare.stderr  # what watched then need not watch now
+
+
 def test_probing_changes_nothing_of_a_run(script):
     small = ("model=classifier", "data=latch", "data.seq_len=10", "cell=gru", "cell.num_layers=2", "cell.dropout=0.5")
     small += ("data.epoch_steps=10", "trainer.max_epochs=2", "trainer=cpu")
@@ -336,6 +369,27 @@ OPTIMIZERS = {
     "rmsprop": lambda w: torch.optim.RMSprop(w, lr=0.1),
 }
 NAN, INF = float("nan"), float("inf")
+
+
+def test_the_mean_loss_leaves_out_all_batches_of_a_step_that_was_left_out():
+    """Two batches make a step; of the second step the first batch has no finite loss."""
+    logged, guard = [], SimpleNamespace(bad=False)
+    task = SimpleNamespace(guard=guard, parameters=lambda: [nn.Parameter(torch.ones(1))])
+    logger = SimpleNamespace(log_metrics=lambda metrics, step: logged.append((step, metrics.get("train/loss"))))
+    trainer = SimpleNamespace(
+        log_every_n_steps=1, accumulate_grad_batches=2, loggers=[logger], is_global_zero=True,
+        strategy=SimpleNamespace(reduce=lambda losses, reduce_op: losses),
+        optimizers=[SimpleNamespace(param_groups=[{"lr": 0.1}])],
+    )  # fmt: skip
+    curves = Curves()
+    for losses, bad in (((1.0, 3.0), False), ((NAN, 5.0), True), ((7.0, 9.0), False)):
+        for number, loss in enumerate(losses):
+            if number == 1:
+                task.parameters()[0].grad = torch.ones(1)
+                curves.on_before_optimizer_step(trainer, task, None)
+                guard.bad = bad
+            curves.on_train_batch_end(trainer, task, {"loss": torch.tensor(loss / 2)}, None, number)
+    assert logged == [(1, 2.0), (2, None), (3, 8.0)]
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

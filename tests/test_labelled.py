@@ -12,6 +12,7 @@ import torch
 from conftest import LABELLED
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from test_errors import message_of
 
 from rnnlab import predictions
 from rnnlab.check import check
@@ -21,7 +22,6 @@ from rnnlab.errors import UserError
 from rnnlab.tasks.classifier import SequenceClassifier
 
 ROOT = Path(__file__).parents[1]
-CELLS = sorted(path.stem for path in (ROOT / "conf" / "cell").glob("*.yaml"))
 NAMES = np.array(["down", "up", "wave"])
 
 
@@ -252,7 +252,7 @@ def test_digits():
 
 @pytest.mark.parametrize("readout", ["last", "mean"])
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", ["gru", "mingru"])  # all others: test_cells.py
 def test_padding_changes_nothing(cell, bidirectional, readout, tmp_path):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose(
@@ -334,6 +334,17 @@ def test_predictions_of_every_step(script, tmp_path, rows):
     ]
     right = [row["label"] == row["predicted"] for row in table]
     assert sum(right) / len(right) == pytest.approx(trained.metrics["test/accuracy"])
+
+
+def test_nothing_to_predict(script, tmp_path):
+    trained = script("train", *SMALL, "data=latch", "debug=fast", "callbacks=none")
+    arguments = (
+        f"ckpt={trained.folder}/checkpoints/best.ckpt",
+        "trainer.limit_test_batches=0",
+        f"out={tmp_path}/p.csv",
+    )
+    message_of(script("evaluate", *arguments, folder="none", check=False), "out=", "trainer.limit_test_batches=0")
+    assert not (tmp_path / "p.csv").exists()
 
 
 def test_two_processes_train_as_one(script, tmp_path):
@@ -517,6 +528,15 @@ def test_tables_that_are_none(content, words, tmp_path):
     with pytest.raises(UserError) as raised:
         data_of(tmp_path / "data.csv")
     assert words in str(raised.value)
+
+
+@pytest.mark.parametrize("column", ["sequence_id", "label"])
+def test_names_that_are_lists(column, tmp_path):
+    path = tmp_path / "lists.parquet"
+    frame = pd.DataFrame({"sequence_id": list("aabb"), "time": [0, 1] * 2, "f": np.arange(4.0), "label": list("uuvv")})
+    frame.assign(**{column: [[1, 2]] * 4}).to_parquet(path)
+    with pytest.raises(UserError, match=f"{column} holds what is no name: row 1"):
+        data_of(path)
 
 
 def test_data_that_do_not_fit_the_checkpoint(tmp_path):

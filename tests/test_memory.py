@@ -197,6 +197,10 @@ def test_the_score_of_each_length_is_its_own(script):
     evaluated = script("evaluate", f"ckpt={trained.folder}/checkpoints/best.ckpt", folder="evaluation")
     assert evaluated.metrics == trained.metrics
     assert (trained.folder / "figures" / "test_confusion.png").exists()
+    latch = ("model=classifier", "data=latch", "++data.test_lengths=[7,7]", "debug=fast", "callbacks=none")
+    lengths = script("train", *latch, folder="latch")
+    assert set(lengths.metrics) == {f"test/{name}{tail}" for name in names for tail in ("", "_7")}
+    assert lengths.metrics["test/loss_7"] > 0
     other = script("evaluate", f"ckpt={trained.folder}/checkpoints/best.ckpt", "data.test_lengths=[90]", folder="other")
     assert set(other.metrics) == {f"test/{name}{tail}" for name in names for tail in ("", "_90")}
     assert other.metrics["test/loss_90"] == trained.metrics["test/loss_90"]

@@ -58,12 +58,22 @@ def test_in_the_terminal(script, folder):
     assert "standard deviation of 3 runs" in done.stderr
 
 
+def test_a_damaged_run_is_left_out(script, folder):
+    (folder / "a" / "0" / "metrics.json").write_text('{"test/accu')
+    (folder / "a" / "1" / ".hydra" / "config.yaml").write_text("a: [")
+    (folder / "a" / "2" / "metrics.json").write_text('{"test/accuracy": Infinity}')
+    done = script("results", f"logs={folder}", "format=markdown", "rows=experiment")
+    assert done.stderr.count("is left out") == 2
+    assert "| memory/latch, test/accuracy | 1.00 ± 0.00 (2) | no result |" in done.stdout
+
+
 def test_nothing_to_compare(script, folder, tmp_path):
     message_of(script("results", f"logs={tmp_path}/none", check=False), "none", "no run below it")
     message_of(script("results", f"logs={folder}", "metric=test/acc", check=False), "test/acc", "test/accuracy")
     message_of(script("results", f"logs={folder}", "rows=dat", check=False), "rows=dat", "no run has")
     message_of(script("results", f"logs={folder}", "rows=cell", "columns=data", "metric=x", check=False), "metric=x")
     message_of(script("results", f"logs={folder}", "columns=seed.x", check=False), "columns=seed.x")
+    message_of(script("results", f"logs={folder}", "rows=null", check=False), "rows=None must be a group or a key")
     message_of(script("results", f"logs={folder}", "format=html", check=False), "format=html", "markdown")
 
 
@@ -77,3 +87,13 @@ def test_a_sweep_of_presets(script, tmp_path):
     rows = table(script, tmp_path / "sweep", "rows=experiment")
     assert rows[0] == ["", "rnn", "mingru"]
     assert [row[0] for row in rows[2:]] == ["memory/latch, test/accuracy", "memory/parity, test/accuracy"]
+    # the recipe gives each cell a learning rate, by a reference that only a run's own choices resolve
+    rates = {
+        tuple(row[:1]): [bool(field) for field in row[1:]]
+        for row in table(script, tmp_path / "sweep", "rows=optim.lr")[2:]
+    }
+    assert {name.partition(",")[0]: fields for (name,), fields in rates.items()} == {
+        "0.003": [True, False],
+        "0.01": [False, True],
+        "0.001": [False, True],
+    }

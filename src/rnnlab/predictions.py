@@ -50,7 +50,9 @@ def write(out: str, trainer: pl.Trainer, model: Task, datamodule: SequenceData) 
     spec, dataset = model.spec, datamodule.splits[split]
     names = spec.classes or tuple(map(str, range(spec.output_size)))
     ids = datamodule.ids(split) if hasattr(datamodule, "ids") else range(len(dataset))  # type: ignore[arg-type]
-    number = (trainer.num_test_batches if split == "test" else trainer.num_val_batches)[0]
+    scored = trainer.num_test_batches if split == "test" else trainer.num_val_batches
+    require(any(scored), f"out={out}: with trainer.limit_{split}_batches=0 nothing is predicted.")
+    number = scored[0]
     device = trainer.strategy.root_device
     model.to(device).eval()
     with _replaced(out) as file:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import statistics
 import sys
 from collections import defaultdict
@@ -11,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
+from yaml import YAMLError
 
 from rnnlab.errors import require
 
@@ -27,6 +29,8 @@ def results(cfg: DictConfig) -> None:
 
     **Raises:** `UserError` if there is no finished run, or none that has the settings or the metric.
     """
+    for key in ("rows", "columns"):
+        require(isinstance(cfg[key], str) and cfg[key] != "", f"{key}={cfg[key]} must be a group or a key.")
     require(cfg.format in ("rich", "markdown"), f"format={cfg.format} must be rich or markdown.")
     folder = Path(str(cfg.logs))
     folders = [path.parent for path in sorted(folder.rglob(".hydra"), key=_begun)]
@@ -34,7 +38,12 @@ def results(cfg: DictConfig) -> None:
     known: set[str] = set()
     scores: dict[str, dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
     for path in folders:
-        if (read := _read(path, cfg)) is None:
+        try:
+            read = _read(path, cfg)
+        except (OSError, ValueError, YAMLError) as error:
+            print(f"{path} is left out: {type(error).__name__} on reading it.", file=sys.stderr)
+            continue
+        if read is None:
             continue
         row, column, name, found = read
         known |= set(found or ())
@@ -70,10 +79,12 @@ def _read(path: Path, cfg: DictConfig) -> tuple[str | None, str | None, str, dic
 
     What is no training, such as an evaluation, is `None` as a whole.
     """
-    config: Any = OmegaConf.load(path / ".hydra" / "config.yaml")
+    choices = OmegaConf.load(path / ".hydra" / "hydra.yaml").hydra.runtime.choices
+    text = (path / ".hydra" / "config.yaml").read_text(encoding="utf-8")
+    chosen = re.sub(r"\$\{hydra:runtime\.choices\.(\w+)\}", lambda group: str(choices[group[1]]), text)
+    config: Any = OmegaConf.create(chosen)
     if "monitor" not in config:
         return None
-    choices = OmegaConf.load(path / ".hydra" / "hydra.yaml").hydra.runtime.choices
     row, column = (_setting(config, choices, key) for key in (cfg.rows, cfg.columns))
     name = cfg.metric or str(config.monitor).replace("val/", "test/")
     metrics = path / "metrics.json"
@@ -89,10 +100,10 @@ def _setting(config: Any, choices: Any, key: str) -> str | None:
 
 def _folded(runs: list[float | None], most: int) -> str:
     """`0.993 ± 0.002`, and how many runs it is of if these are not the most."""
-    scores = [score for score in runs if score is not None]
+    scores = [score for score in runs if score is not None and math.isfinite(score)]
     if not scores:
         return "no result" if runs else ""
     mean, number = statistics.fmean(scores), f" ({len(scores)})" * (len(scores) != most)
-    decimals = max(0, 2 - math.floor(math.log10(abs(mean)))) if mean and math.isfinite(mean) else 2
+    decimals = max(0, 2 - math.floor(math.log10(abs(mean)))) if mean else 2
     spread = f" ± {statistics.stdev(scores):.{decimals}f}" if len(scores) > 1 else ""
     return f"{mean:.{decimals}f}{spread}{number}"

@@ -132,6 +132,8 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*dataloader is not resumable.*")
     # the curves have a point at each validation, however short an epoch is
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
+    # what watched a run need not watch what resumes it
+    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
     # there may be no validation part
     warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")
     # debug=overfit scores what has nothing to be compared with

@@ -27,7 +27,7 @@ class SequenceSpec:
     - `vocab`: for tokens, the sign of every index; empty if tokens are bytes.
     - `classes`: for labels, their names; empty if they are numbers.
     - `every_step`: for labels, whether each step has one.
-    - `test_lengths`: for labels, steps of the sequences of further test parts, each a split `test_STEPS`.
+    - `test_lengths`: steps of the sequences of further test parts, each a split `test_STEPS`.
     - `horizon`, `season`: for series, the steps to forecast, and those after which a series repeats itself.
     - `targets`, `covariates`: for series, the names of what is forecast, and of what else is known; for labels out of
       tables, `covariates` names the features.

@@ -28,6 +28,8 @@ class Curves(pl.Callback):
     def __init__(self) -> None:
         self.step = 0
         self.losses: list[tuple[int, Tensor, Any]] = []  # (step, loss, whether it was left out) since the last mean
+        self.pending: list[Tensor] = []  # losses of batches whose step is still to come
+        self.stepped = False
         self.grad_norm: Tensor | None = None
         self.history: dict[str, list[tuple[int, float]]] = {"train/loss": [], "val/loss": []}
 
@@ -40,6 +42,7 @@ class Curves(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         self.step += 1
+        self.stepped = True
         if self.step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
             self.grad_norm = torch.nn.utils.get_total_norm(gradients)
@@ -47,7 +50,12 @@ class Curves(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.losses.append((self.step, outputs["loss"], pl_module.guard.bad))  # type: ignore[union-attr]
+        self.pending.append(outputs["loss"])
+        if not self.stepped:  # gradients are being accumulated
+            return
+        bad = pl_module.guard.bad  # type: ignore[union-attr]
+        self.losses += [(self.step, loss, bad) for loss in self.pending]
+        self.pending, self.stepped = [], False
         if self.grad_norm is not None:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
             norm = self.grad_norm.item()

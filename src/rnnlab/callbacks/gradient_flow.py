@@ -65,8 +65,19 @@ class GradientFlow(pl.Callback):
         self.traces: dict[str, Trace] = {}
         self.drawing = Sparingly(1 / 50, 0.5)
 
+    def state_dict(self) -> dict[str, Any]:
+        traces = {name: (trace.steps, torch.from_numpy(np.stack(trace.norms))) for name, trace in self.traces.items()}
+        return {"probed": self.probed, "traces": traces}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.probed = state_dict["probed"]
+        self.traces = {
+            name: Trace(list(steps), list(norms.numpy())) for name, (steps, norms) in state_dict["traces"].items()
+        }
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._probe(trainer, pl_module)
+        if trainer.global_step != self.probed:
+            self._probe(trainer, pl_module)
         if not self.traces and trainer.is_global_zero:
             tell("gradient_flow: there is no cell of torch or rnnlab in this network, so nothing is shown.")
 
@@ -118,13 +129,15 @@ class GradientFlow(pl.Callback):
             logger.log_metrics({name: value for name, value in metrics.items() if np.isfinite(value)}, self.probed)
 
     def _measure(self, layer: Layer, direct: Tensor, lengths: list[int] | None, suffix: str) -> dict[str, Any]:
-        flow = through_time(layer, direct)
+        flow = through_time(layer, direct, lengths)
         scores: dict[str, Any] = {f"saturated/{name}{suffix}": share for name, share in flow.saturated.items()}
         for state, gradient in (("h", flow.hidden), ("c", flow.cell)):
             if gradient is None:
                 continue
             norms = norm_of_steps(gradient, lengths)
             trace = self.traces.setdefault(f"{state}{suffix}", Trace())
+            if trace.norms and len(trace.norms[0]) != len(norms):  # resumed with sequences of another length
+                trace = self.traces[f"{state}{suffix}"] = Trace()
             trace.steps.append(self.probed)
             trace.norms.append(norms.cpu().numpy())
             first, last = norms[0].clamp_min(SMALLEST), norms[-1].clamp_min(SMALLEST)

@@ -1,6 +1,7 @@
 """Samples that are made from their index: as many as are wanted, the same on any number of workers and ranks."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -133,10 +134,10 @@ class EndlessData(SequenceData):
             )
         self.sizes: dict[Split, int] = {"train": batch_size * epoch_steps, "val": num_val, "test": num_test}
         self.seed = seed
-        self.test_lengths = tuple(test_lengths)
+        self.test_lengths = tuple(dict.fromkeys(test_lengths))
 
     def describe(self) -> SequenceSpec:
-        """The spec."""
+        """The spec, but for `test_lengths`."""
         raise NotImplementedError
 
     def numbers(self, seq_len: int) -> int:
@@ -148,7 +149,7 @@ class EndlessData(SequenceData):
         raise NotImplementedError
 
     def make(self) -> dict[Any, Dataset]:
-        self.spec = self.describe()
+        self.spec = replace(self.describe(), test_lengths=self.test_lengths)
         keys = {"train": (0, self.run_seed), "val": (1,), "test": (2,)}
         parts: dict[Any, Dataset] = {
             split: self._part(self.seq_len, size, keys[split]) for split, size in self.sizes.items()

@@ -124,9 +124,7 @@ class ParityData(EndlessData):
         super().__init__(seq_len, test_lengths=test_lengths, **sizes)
 
     def describe(self) -> SequenceSpec:
-        return SequenceSpec(
-            "labels", 2, 2, self.seq_len, classes=("even", "odd"), every_step=True, test_lengths=self.test_lengths
-        )
+        return SequenceSpec("labels", 2, 2, self.seq_len, classes=("even", "odd"), every_step=True)
 
     def numbers(self, seq_len: int) -> int:
         return seq_len

@@ -197,7 +197,12 @@ def _is_text(pd: ModuleType, column: Any) -> bool:
 
 def read_names(pd: ModuleType, path: Path, column: Any) -> tuple[np.ndarray, list[str]]:
     """A column of names: which one each row has, and the names in the order of their first rows."""
-    which, found = pd.factorize(column)
+    try:
+        which, found = pd.factorize(column)
+    except TypeError as error:
+        raise UserError(
+            f"data.path={path}: {column.name} holds what is no name: row 1: {column.iloc[0]!s:.40}."
+        ) from error
     empty = np.flatnonzero((which < 0) | (column == "")) + 1
     require(not len(empty), f"data.path={path}: {column.name} is empty in {name_rows(empty)}.")
     return which, [str(name) for name in found]
