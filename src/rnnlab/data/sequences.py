@@ -73,7 +73,7 @@ def read_arrays(path: Path) -> Sequences:
     else:
         _check_column(what, "lengths", lengths, number, "iu", "integers")
         wrong = np.flatnonzero((lengths < 1) | (lengths > steps))
-        require(not len(wrong), f"{what}: lengths have to be from 1 to {steps}, those of {_told(wrong, lengths)}.")
+        require(not len(wrong), f"{what}: lengths have to be from 1 to {steps}, that of {_told(wrong, lengths)}.")
         lengths = lengths.astype(np.int64)
         values = x[np.arange(steps) < lengths[:, None]]
     with np.errstate(over="ignore"):
@@ -151,7 +151,7 @@ def _named(what: str, y: np.ndarray, classes: np.ndarray) -> list[str]:
     require(fit, f"{what}: classes have to be different names, not {classes.dtype} of shape {classes.shape}.")
     require(y.dtype.kind in "iu", f"{what}: y is {y.dtype}; with classes it has to be integers, indices of these.")
     wrong = np.flatnonzero((y < 0) | (y >= len(names)))
-    require(not len(wrong), f"{what}: {len(names)} classes are 0 to {len(names) - 1}, the labels of {_told(wrong, y)}.")
+    require(not len(wrong), f"{what}: {len(names)} classes are 0 to {len(names) - 1}, the label of {_told(wrong, y)}.")
     return names
 
 
