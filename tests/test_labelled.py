@@ -413,13 +413,13 @@ HOLES = np.where(np.isin(X, (9, 16)), np.nan, X)
         ({"x": X * 1e38, "y": Y}, "x is not a finite number in sequence 0 step 3"),
         (
             {"x": X, "y": Y, "lengths": [3, 4, 0, 3]},
-            "lengths have to be from 1 to 3, those of sequence 1 is 4, sequence 2",
+            "lengths have to be from 1 to 3, that of sequence 1 is 4, sequence 2",
         ),
         ({"x": X, "y": Y, "lengths": [3, 3]}, "lengths is int64 of shape (2,); it has to be integers of shape (4,)"),
         ({"x": X, "y": Y, "lengths": [3.0] * 4}, "lengths is float64"),
         (
             {"x": X, "y": Y + 1, "classes": ["a", "b"]},
-            "2 classes are 0 to 1, the labels of sequence 1 is 2, sequence 3",
+            "2 classes are 0 to 1, the label of sequence 1 is 2, sequence 3",
         ),
         ({"x": X, "y": Y.astype(str), "classes": ["a", "b"]}, "y is <U21; with classes it has to be integers"),
         ({"x": X, "y": Y, "classes": ["a", "a"]}, "classes have to be different names"),
