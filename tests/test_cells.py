@@ -8,7 +8,7 @@ from torch import nn
 
 from rnnlab.cells import make_cell
 from rnnlab.cells.minimal import LinearRNN, MinGRU, MinLSTM
-from rnnlab.cells.scan import Scan, double, scan
+from rnnlab.cells.scan import Scan, all_at_once, scan
 from rnnlab.errors import UserError
 from rnnlab.network import SimpleRNN, each
 
@@ -129,7 +129,7 @@ def test_golden_values(kind, golden):
 def test_the_scan_of_a_gpu_is_that_of_a_cpu(time):
     keep = torch.rand(time, 2, 3, dtype=torch.float64)
     add, start = torch.randn(time, 2, 3, dtype=torch.float64), torch.zeros(2, 3, dtype=torch.float64)
-    close(double(keep, add), scan(keep, add, start))
+    close(all_at_once(keep, add), scan(keep, add, start))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT TESTED: the scan on a GPU")

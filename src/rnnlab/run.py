@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from rnnlab import checkpoint, conf, predictions
+from rnnlab import checkpoint, conf
 from rnnlab.check import check
 from rnnlab.console import tell
 from rnnlab.data.base import SequenceData
@@ -70,6 +70,8 @@ def evaluate(cfg: DictConfig) -> None:
     model, datamodule = checkpoint.load_parts(cfg.ckpt, data)
     out = None if cfg.out is None else str(cfg.out)
     if out is not None:
+        from rnnlab import predictions
+
         predictions.check_out(out, str(cfg.ckpt), model, datamodule)
     datamodule.prepare_data()
     datamodule.setup("test")

@@ -23,7 +23,6 @@ class LinearRNN(nn.Module):
     """
 
     gates: tuple[str, ...]  # the rows of `linear`, hidden_size each; the last is the candidate
-    bidirectional = False
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, batch_first: bool = True):
         super().__init__()

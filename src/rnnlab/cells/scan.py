@@ -33,9 +33,9 @@ class Scan(torch.autograd.Function):
     def forward(ctx: Any, keep: Tensor, add: Tensor, start: Tensor) -> Tensor:
         if add.device.type in SEQUENTIAL:
             out = torch.empty_like(add)
-            march(keep.unbind(), add.unbind(), out.unbind(), start)
+            step_by_step(keep.unbind(), add.unbind(), out.unbind(), start)
         else:
-            out = double(keep, torch.cat((torch.addcmul(add[:1], keep[:1], start), add[1:])))
+            out = all_at_once(keep, torch.cat((torch.addcmul(add[:1], keep[:1], start), add[1:])))
         ctx.save_for_backward(keep, out, start)
         return out
 
@@ -47,19 +47,19 @@ class Scan(torch.autograd.Function):
             total = torch.empty_like(direct)
             total[-1] = direct[-1]
             keeps, adds, outs = (part.unbind()[::-1] for part in (keep[1:], direct[:-1], total[:-1]))
-            march(keeps, adds, outs, total[-1])
+            step_by_step(keeps, adds, outs, total[-1])
         else:
-            total = double(torch.cat((keep[:1], keep[1:].flip(0))), direct.flip(0)).flip(0)
+            total = all_at_once(torch.cat((keep[:1], keep[1:].flip(0))), direct.flip(0)).flip(0)
         return total * torch.cat((start[None], out[:-1])), total, keep[0] * total[0]
 
 
-def march(keep: Sequence[Tensor], add: Sequence[Tensor], out: Sequence[Tensor], state: Tensor) -> None:
+def step_by_step(keep: Sequence[Tensor], add: Sequence[Tensor], out: Sequence[Tensor], state: Tensor) -> None:
     """Fill `out`, step after step."""
     for factor, term, result in zip(keep, add, out, strict=True):
         state = torch.addcmul(term, factor, state, out=result)
 
 
-def double(keep: Tensor, add: Tensor) -> Tensor:
+def all_at_once(keep: Tensor, add: Tensor) -> Tensor:
     """All steps at once from a start at zero: each sweep joins twice as many steps as the one before."""
     reach = 1
     while reach < len(keep):

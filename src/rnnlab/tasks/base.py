@@ -186,7 +186,7 @@ class Task(pl.LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_train_end(self) -> None:
-        if (skipped := int(self.guard.skipped)) and self.trainer.is_global_zero:
+        if skipped := int(self.guard.skipped):
             tell(f"{skipped} step{'s were' if skipped > 1 else ' was'} left out: no finite gradient.")
 
     def on_validation_epoch_end(self) -> None:
