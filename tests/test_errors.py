@@ -69,7 +69,7 @@ def good(tmp_path_factory):
         (["hidden_size=3"], ["hidden_size", "Did you mean cell.hidden_size?"]),
         (["dat=hello"], ["dat", "Did you mean data?"]),
         (["data=hello", "data.stride=3"], ["data.stride", "data/waves"]),
-        (["cell=gru", "cell.nonlinearity=relu"], ["cell.nonlinearity", "cell/rnn"]),
+        (["cell=gru", "cell.nonlinearity=relu"], ["cell.nonlinearity", "cell/rnn", "cell/irnn"]),
         (["callbacks=none", "callbacks.curves=null"], ["callbacks.curves", "callbacks/default"]),
     ],
     ids=" ".join,

@@ -20,14 +20,24 @@ def folders() -> list[Path]:
 
 @cache
 def read(folder: Path) -> dict[str, dict[str, Any]]:
-    """All files below `folder`: `{"cell/rnn": {"cell": {"hidden_size": ...}}}`, each under the key that it sets."""
+    """All files below `folder`: `{"cell/rnn": {"cell": {"hidden_size": ...}}}`, each under the key that it sets.
+
+    A file that begins with another of its folder, `defaults: [rnn]`, holds what that one holds.
+    """
     files = {}
     for path in sorted(folder.rglob("*.yaml")):
         name = path.relative_to(folder).with_suffix("").as_posix()
-        content: Any = OmegaConf.to_container(OmegaConf.load(path)) or {}
+        content: Any = OmegaConf.to_container(_with_defaults(path)) or {}
         packaged = "/" in name and not path.read_text(encoding="utf-8").startswith("# @package _global_")
         files[name] = {name.split("/")[0]: content} if packaged else content
     return files
+
+
+def _with_defaults(path: Path) -> Any:
+    content: Any = OmegaConf.load(path)
+    names = [name for name in content.get("defaults", []) if isinstance(name, str) and "/" not in name]
+    before = [path.with_name(f"{name}.yaml") for name in names]
+    return OmegaConf.merge(*(_with_defaults(base) for base in before if base.is_file()), content)
 
 
 def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
