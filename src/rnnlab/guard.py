@@ -14,7 +14,8 @@ PATIENCE = 10  # steps in a row that may be left out
 class Guard:
     """Clips gradients, and leaves out and counts the steps whose gradient is infinite or not a number.
 
-    On a GPU nothing waits for the answer: a fused optimizer reads it there, and it is looked at every `PATIENCE` steps.
+    On a GPU nothing waits for the answer if the optimizer is a fused one, which reads it there; it is looked at every
+    `PATIENCE` steps. Any other optimizer has to wait.
 
     **Raises:** `UserError` after `PATIENCE` such steps in a row, from which no run recovers.
     """

@@ -20,7 +20,7 @@ from rnnlab.errors import require
 from rnnlab.figures import Sparingly, publish
 
 SMALLEST = 1e-300  # what is less is shown as this
-DECADES = 25  # that a picture shows below the largest
+DECADES = 25  # that a picture shows below the largest, at least
 ROWS = 8  # charts in a picture
 LINES = 6  # in a chart
 
@@ -208,8 +208,9 @@ def draw(traces: dict[str, Trace]) -> Figure:
         label = rf"$\log_{{10}} \Vert \partial L / \partial {letter}_t \Vert$"
         levels = np.log10(np.clip(np.stack(trace.norms), SMALLEST, None))  # (probes, time)
         levels = np.ma.masked_invalid(levels)
-        top, middle = (levels.max(), np.ma.median(levels)) if levels.count() else (0.0, 0.0)
-        bottom = max(levels.min(), min(top, middle + DECADES / 2) - DECADES) if levels.count() else -1.0
+        top, bottom = (levels.max(), levels.min()) if levels.count() else (0.0, -1.0)
+        if levels.count():  # however far an exploded probe is above, something of every other is seen
+            bottom = max(bottom, min(top - DECADES, levels.max(axis=1).min() - 2))
         time = np.arange(1, levels.shape[1] + 1)
         for k in np.unique(np.linspace(0, len(levels) - 1, LINES).round().astype(int)):
             color = colormaps["viridis"](0.9 * k / max(1, len(levels) - 1))
