@@ -1,17 +1,38 @@
-"""A table of many runs: python scripts/results.py logs=logs/sweeps/train/TIME rows=data columns=cell"""
+"""Compare runs: python scripts/results.py FOLDER"""
+
+import os
+import sys
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
 from rnnlab import cli
+from rnnlab.errors import require
+
+
+def take_folders() -> list[str]:
+    """Take what is no key=value and no flag off the command line: a path, which Hydra's grammar would reject."""
+    args, rest = get_args_parser().parse_known_args(sys.argv[1:])
+    words = [*args.overrides, *(word for word in rest if not word.startswith("-"))]
+    folders = [word for word in words if "=" not in word or os.path.isdir(word)]
+    for folder in folders:
+        sys.argv.remove(folder)
+    return folders
+
+
+FOLDERS = take_folders() if __name__ == "__main__" else []
+LITERAL = cli.take_literally("logs", "plot") if __name__ == "__main__" else {}
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="results")
 def main(cfg: DictConfig) -> None:
     with cli.one_message():
+        given = FOLDERS + ([f"logs={LITERAL['logs']}"] if "logs" in LITERAL else [])
+        require(len(given) < 2, f"{' '.join(given)}: give one folder; all runs below it are compared.")
         from rnnlab.results import results
 
-        results(cfg)
+        results(cfg, {**LITERAL, "logs": FOLDERS[0]} if FOLDERS else LITERAL)
 
 
 if __name__ == "__main__":

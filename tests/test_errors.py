@@ -396,19 +396,6 @@ def test_a_monitor_that_is_not_measured(script):
     message_of(result, "monitor=val/los", "val/loss", "val/accuracy")
 
 
-def test_a_sweep_with_a_job_that_fails(script, tmp_path):
-    """Hydra runs the other jobs, then names the one that failed on a line before the message."""
-    result = script(
-        "train", "-m", "data=hello", "optim.lr=-1,0.01", "data.epoch_steps=3", *BARE,
-        f"hydra.sweep.dir={tmp_path}/sweep", check=False,
-    )  # fmt: skip
-    job, _, result.stderr = result.stderr.partition("\n")
-    assert job.startswith("Error executing job with overrides: ")
-    assert "'optim.lr=-1'" in job
-    message_of(result, "optim.lr=-1 must be a number above 0")
-    assert [path.parent.name[0] for path in (tmp_path / "sweep").glob("*/metrics.json")] == ["1"]
-
-
 @pytest.mark.parametrize("fault", ["optim.lrr=1", "data.text=a"])
 def test_a_traceback_on_request(fault, script):
     result = script("train", fault, *BARE, check=False, HYDRA_FULL_ERROR="1")

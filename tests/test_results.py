@@ -1,80 +1,332 @@
-"""The table of many runs."""
+"""What many runs found: the table, the file and the picture."""
 
+import csv
+import io
 import json
+import math
+import os
+import re
+import socket
+from itertools import count, product
 
+import matplotlib.image
 import pytest
-from test_errors import message_of
+from omegaconf import OmegaConf
+from test_errors import ROOT, message_of
+
+from rnnlab.comparison import draw
+from rnnlab.errors import UserError
+from rnnlab.results import differing, read_runs, results, summarise
+
+GONE = 2**22 + 1  # more than the largest process id of Linux
+numbers = count()
 
 
-def run(folder, name, cell, seed, metrics, experiment="memory/latch", monitor="val/accuracy"):
-    """What a run leaves of itself."""
-    path = folder / name / ".hydra"
+def run(folder, *overrides, metrics=None, status="finished", name=None, curves=True, settings=None, **record):
+    """A folder as a run leaves it, and its path."""
+    path = folder / (name or f"{next(numbers)}_job")
     path.mkdir(parents=True)
-    (path / "config.yaml").write_text(f"monitor: {monitor}\nseed: {seed}\ncell: {{hidden_size: 8}}\n")
-    (path / "hydra.yaml").write_text(
-        f"hydra: {{runtime: {{choices: {{cell: {cell}, data: latch, experiment: {experiment}}}}}}}\n"
-    )
+    given = dict(override.split("=", 1) for override in overrides)
+    defaults = {
+        "experiment": None, "data": "hello", "model": "char", "cell": "rnn", "optim": "adam", "trainer": "auto",
+        "seed": 1, "monitor": "val/loss", "mode": "min", "optim.lr": 0.01, "cell.hidden_size": 8,
+        "optim.optimizer.betas": [0.9, 0.999], "logger.tensorboard.save_dir": str(path),
+    }  # fmt: skip
+    values = {**defaults, **(settings or {})}
+    for key, text in given.items():
+        values[key] = text if "=" not in key and not text.replace(".", "").isdigit() else json.loads(text)
+    values["name"] = f"{values['data']}_{values['cell']}"
+    values["cell._target_"] = f"torch.nn.{values['cell'].upper()}"
+    if values["cell"] == "rnn":
+        values["cell.nonlinearity"] = "tanh"
+    said = {
+        "status": status, "message": "", "overrides": list(overrides), "settings": values,
+        "monitor": values["monitor"], "mode": values["mode"], "score": None, "parameters": 148, "seconds": 2.5,
+        "host": socket.gethostname(), "pid": GONE, **record,
+    }  # fmt: skip
+    (path / "run.json").write_text(json.dumps(said))
     if metrics is not None:
-        (path.parent / "metrics.json").write_text(json.dumps(metrics))
+        (path / "metrics.json").write_text(json.dumps(metrics))
+    if curves:
+        points = [[10 * step, math.exp(-step)] for step in range(1, 5)]
+        (path / "curves.json").write_text(json.dumps({"train/loss": points, values["monitor"]: points}))
+    return path
+
+
+def latch(folder, cell, seed, metrics, experiment="memory/latch", monitor="val/accuracy"):
+    settings = {"monitor": monitor, "mode": "max" if monitor == "val/accuracy" else "min", "data": "latch"}
+    status = "finished" if metrics else "failed"
+    overrides = (f"experiment={experiment}", f"cell={cell}", f"seed={seed}")
+    run(folder, *overrides, metrics=metrics, status=status, settings=settings, message="train/loss is inf.\nLonger.")
 
 
 @pytest.fixture
 def folder(tmp_path):
     runs = tmp_path / "runs"
     for seed, accuracy in enumerate((0.25, 0.5, 0.75)):
-        run(runs, f"a/{seed}", "rnn", seed, {"test/accuracy": accuracy, "test/loss": 1.0})
-        run(runs, f"b/{seed}", "gru", seed, {"test/accuracy": 1.0, "test/loss": 2.0 + seed} if seed else None)
-    run(runs, "c", "rnn", 0, {"test/loss": 0.17}, "memory/adding", "val/loss")
-    run(runs, "d", "gru", 0, None, "memory/adding", "val/loss")
+        latch(runs, "rnn", seed, {"test/accuracy": accuracy, "test/loss": 1.0})
+        latch(runs, "gru", seed, {"test/accuracy": 1.0, "test/loss": 2.0 + seed} if seed else None)
+    latch(runs, "rnn", 0, {"test/loss": 0.17}, "memory/adding", "val/loss")
+    latch(runs, "gru", 0, None, "memory/adding", "val/loss")
     return runs
 
 
-def table(script, folder, *arguments):
-    printed = script("results", f"logs={folder}", "format=markdown", *arguments).stdout
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if "|" in line]
+@pytest.fixture
+def table(capsys, monkeypatch):
+    """`table(folder, key=value)`: the lines of the table, which `results` prints, as lists of cells."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def call(folder, format="markdown", **given):
+        cfg = OmegaConf.load(ROOT / "conf" / "results.yaml")
+        del cfg.defaults, cfg.hydra
+        results(OmegaConf.merge(cfg, {"logs": str(folder), "format": format, **given}), {})
+        printed = capsys.readouterr().out
+        if format == "csv":
+            return list(csv.reader(io.StringIO(printed)))
+        return [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if "|" in line]
+
+    return call
 
 
-def test_seeds_are_folded_and_failures_shown(script, folder):
-    run(folder, "evaluation", "rnn", 0, {"test/accuracy": 0.0})
-    (folder / "evaluation" / ".hydra" / "config.yaml").write_text("ckpt: x\n")  # no training
-    assert table(script, folder, "rows=experiment") == [
+def columns(lines):
+    return dict(zip(lines[0], map(list, zip(*lines[2:], strict=True)), strict=True))
+
+
+def test_what_differs_is_shown_seeds_folded_best_first(folder, table, capsys):
+    found = columns(table(folder))
+    assert list(found) == ["experiment", "cell", "runs", "test/accuracy", "test/loss", "time", "parameters", "status"]
+    assert found["experiment"] == ["memory/latch", "memory/latch", "memory/adding", "memory/adding"]
+    assert found["cell"] == ["gru", "rnn", "rnn", "gru"]  # of the accuracy the highest, of the loss the lowest first
+    assert found["test/accuracy"] == ["1.00 ± 0.00", "0.500 ± 0.250", "", ""]
+    assert found["test/loss"] == ["3.50 ± 0.71", "1.00 ± 0.00", "0.170", ""]
+    assert found["runs"] == ["3", "3", "1", "1"]
+    assert found["status"] == ["1 failed", "", "", "1 failed"]
+    assert found["time"][0] == "2.5 s"
+
+
+def test_for_programs(folder, table):
+    header, best, *_ = table(folder, "csv")
+    found = dict(zip(header, best, strict=True))
+    assert header[:6] == ["experiment", "cell", "runs", "finished", "test/accuracy", "test/accuracy_std"]
+    assert found["runs"] == "3"
+    assert found["finished"] == "2"
+    assert float(found["test/loss_std"]) == pytest.approx(0.5**0.5, rel=1e-12)
+    assert found["status"] == "2 finished, 1 failed"
+    header, *lines = table(folder, "csv", fold=False)
+    assert len(lines) == 8
+    found = [dict(zip(header, line, strict=True)) for line in lines]
+    assert {line["seed"] for line in found} == {"0", "1", "2"}
+    assert [line["message"] for line in found if line["status"] == "failed"] == ["train/loss is inf.\nLonger."] * 2
+    assert all((folder.parent / line["folder"] / "run.json").exists() for line in found)
+
+
+def test_in_the_terminal(script, folder, tmp_path):
+    odd = folder.rename(tmp_path / "a=b, [c] d")
+    done = script("results", str(odd), f"plot={tmp_path}/x, y=z.png")
+    assert "0.500 ± 0.250" in done.stdout
+    assert done.stdout.startswith("8 runs, all with data=latch model=char optim=adam\n")
+    assert done.stdout.count("_job: train/loss is inf.\n") == 2
+    assert matplotlib.image.imread(tmp_path / "x, y=z.png").std() > 0
+    again = script("results", f"logs={odd}", "rows=experiment", "columns=cell")
+    assert "standard deviation of 3 runs" in again.stderr
+
+
+def test_rows_and_columns(folder, table):
+    assert table(folder, rows="experiment", columns="cell") == [
         ["", "rnn", "gru"],
         ["---"] * 3,
         ["memory/latch, test/accuracy", "0.500 ± 0.250", "1.00 ± 0.00 (2)"],
         ["memory/adding, test/loss", "0.170 (1)", "no result"],
     ]
-
-
-def test_any_metric_and_setting(script, folder):
-    assert table(script, folder, "rows=cell", "columns=cell.hidden_size", "metric=test/loss")[2:] == [
+    assert table(folder, rows="cell", columns="cell.hidden_size", metric="test/loss")[2:] == [
         ["rnn, test/loss", "0.792 ± 0.415"],
         ["gru, test/loss", "3.50 ± 0.71 (2)"],
     ]
+    crossed = table(folder, "csv", rows="experiment", columns="cell")
+    assert crossed[0] == ["experiment", "metric", "rnn", "rnn_std", "gru", "gru_std"]
+    assert crossed[2] == ["memory/adding", "test/loss", "0.17", "", "", ""]
 
 
-def test_in_the_terminal(script, folder):
-    done = script("results", f"logs={folder}")
-    assert "0.500 ± 0.250" in done.stdout
-    assert "standard deviation of 3 runs" in done.stderr
+@pytest.mark.parametrize(
+    ("overrides", "shown"),
+    [
+        # a group brings keys of its own
+        ([["cell=rnn"], ["cell=gru"], ["cell=rnn", "seed=2"]], ["cell"]),
+        # runs without an override in common
+        ([["cell=gru"], ["optim.lr=0.1"], []], ["cell", "optim.lr"]),
+        # a default that was written out
+        ([["optim.lr=0.01"], ["cell=rnn"], []], []),
+        ([["optim.lr=0.1", "cell.hidden_size=4"], ["cell.hidden_size=9"]], ["optim.lr", "cell.hidden_size"]),
+        ([["seed=1"], ["seed=2"]], []),
+    ],
+)
+def test_consequences_are_not_shown(overrides, shown, tmp_path):
+    for each in overrides:
+        run(tmp_path, *each, metrics={"test/loss": 1.0})
+    assert differing(read_runs(tmp_path)) == shown
 
 
-def test_a_damaged_run_is_left_out(script, folder):
-    (folder / "a" / "0" / "metrics.json").write_text('{"test/accu')
-    (folder / "a" / "1" / ".hydra" / "config.yaml").write_text("a: [")
-    (folder / "a" / "2" / "metrics.json").write_text('{"test/accuracy": Infinity}')
-    done = script("results", f"logs={folder}", "format=markdown", "rows=experiment")
-    assert done.stderr.count("is left out") == 2
-    assert "| memory/latch, test/accuracy | 1.00 ± 0.00 (2) | no result |" in done.stdout
+def test_what_nobody_set_by_hand_is_shown_where_nothing_else_explains_it(tmp_path):
+    """A yaml was edited between two runs."""
+    for momentum in (0.5, 0.9):
+        for seed in (1, 2):
+            settings = {"optim.momentum": momentum, "data.seed": seed}  # which follows the seed
+            run(tmp_path, "cell=gru", f"seed={seed}", settings=settings)
+    run(tmp_path, "cell=gru")  # before there was a momentum
+    assert differing(read_runs(tmp_path)) == ["optim.momentum"]
 
 
-def test_nothing_to_compare(script, folder, tmp_path):
-    message_of(script("results", f"logs={tmp_path}/none", check=False), "none", "no run below it")
-    message_of(script("results", f"logs={folder}", "metric=test/acc", check=False), "test/acc", "test/accuracy")
-    message_of(script("results", f"logs={folder}", "rows=dat", check=False), "rows=dat", "no run has")
-    message_of(script("results", f"logs={folder}", "rows=cell", "columns=data", "metric=x", check=False), "metric=x")
-    message_of(script("results", f"logs={folder}", "columns=seed.x", check=False), "columns=seed.x")
-    message_of(script("results", f"logs={folder}", "rows=null", check=False), "rows=None must be a group or a key")
-    message_of(script("results", f"logs={folder}", "format=html", check=False), "format=html", "markdown")
+def test_what_became_of_runs(tmp_path, table, capsys):
+    run(tmp_path, "cell=rnn", "optim.lr=0.01", "seed=1", metrics={"test/loss": 0.5})
+    run(tmp_path, "cell=rnn", "seed=2", status="running", pid=os.getpid(), score=0.1)
+    run(tmp_path, "cell=rnn", "seed=3", status="running", host="elsewhere")
+    run(tmp_path, "cell=gru", "seed=1", status="running", score=0.1)
+    run(tmp_path, "cell=gru", "seed=2", status="pruned", score=0.2)
+    # killed before it could say what it is
+    nothing = {"settings": {}, "status": "killed", "monitor": None, "mode": None}
+    (run(tmp_path, name="9_lost") / "run.json").write_text(
+        json.dumps({**nothing, "overrides": ["cell=gru", "optim.lr=1e-2", "seed=3"]})
+    )
+    found = columns(table(tmp_path))
+    assert found["cell"] == ["rnn", "gru"]
+    assert found["status"] == ["2 running", "2 killed, 1 pruned"]
+    assert found["test/loss"] == ["0.500", ""]
+    header, *lines = table(tmp_path, "csv", fold=False)
+    assert sorted(line[header.index("val/loss")] for line in lines) == ["", "", "", "0.1", "0.1", "0.2"]
+
+
+def test_damaged_runs_are_left_out(folder, table, capsys):
+    paths = sorted(folder.iterdir(), key=lambda path: int(path.name.split("_")[0]))
+    (paths[0] / "run.json").write_text('{"status": "fini')
+    (paths[2] / "metrics.json").write_text('{"test/accuracy": Infinity}')
+    (paths[4] / "run.json").write_text("[1]")
+    cfg = OmegaConf.create({"logs": str(folder), "rows": None, "columns": None, "metric": None, "format": "rich",
+                            "fold": True, "plot": None})  # fmt: skip
+    results(cfg, {})
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(" is left out: ")[0] for line in told] == [str(paths[number]) for number in (0, 2, 4)]
+    assert "metrics.json is damaged: Infinity" in told[1]
+    assert len(read_runs(folder)) == 5
+
+
+def test_many_runs_in_no_time(script, tmp_path):
+    choices = product(("rnn", "lstm", "gru", "mingru"), (0.001, 0.01, 0.1), (16, 32, 64, 128), range(21))
+    for number, (cell, lr, size, seed) in enumerate(choices):
+        overrides = (f"cell={cell}", f"optim.lr={lr}", f"cell.hidden_size={size}", f"seed={seed}")
+        loss = lr * size + number * 1e-9 + (cell == "gru")
+        run(tmp_path / "runs", *overrides, metrics={"test/loss": loss}, curves=False)
+    done = script("results", str(tmp_path / "runs"), "format=csv", PYTHONPROFILEIMPORTTIME="1")
+    assert not re.search(r"\| +(torch|lightning|matplotlib)$", done.stderr, re.MULTILINE)
+    lines = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert len(lines) == 4 * 3 * 4
+    assert {line["runs"] for line in lines} == {"21"}
+    losses = [float(line["test/loss"]) for line in lines]
+    assert losses == sorted(losses)
+    assert [lines[0][key] for key in ("cell", "optim.lr", "cell.hidden_size")] == ["rnn", "0.001", "16"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"logs": "none"}, ["logs=none", "no run below it"]),
+        ({"metric": "test/acc"}, ["metric=test/acc", "test/accuracy, test/loss"]),
+        ({"rows": "dat", "columns": "cell"}, ["rows=dat", "no run has"]),
+        ({"rows": "cell"}, ["rows= alone", "columns="]),
+        ({"rows": "optim.optimizer", "columns": "cell"}, ["optim.optimizer is a section"]),
+        ({"rows": "data", "columns": "cell", "fold": False}, ["fold=false", "rows="]),
+        ({"fold": 3}, ["fold=3 must be true or false"]),
+        ({"format": "html"}, ["format=html", "markdown"]),
+        ({"plot": "x.pdf"}, ["plot=x.pdf must end in .png"]),
+        ({"plot": "nowhere/x.png"}, ["plot=nowhere/x.png", "no folder nowhere"]),
+        ({"plot": "/dev/full/x.png"}, ["plot=/dev/full/x.png", "no folder /dev/full"]),
+        ({"plot": "/proc/x.png"}, ["plot=/proc/x.png cannot be written"]),
+    ],
+    ids=lambda value: " ".join(map(str, value)),
+)
+def test_nothing_to_compare(settings, words, folder, table, capsys):
+    with pytest.raises(UserError) as raised:
+        table(**{"folder": settings.pop("logs", folder), **settings})
+    assert all(word in str(raised.value) for word in words), raised.value
+    assert str(raised.value).count("\n") == 0
+
+
+def test_one_folder_at_a_time(script, folder):
+    message_of(script("results", "a", f"{folder}", check=False), "a ", f"{folder}: give one folder")
+    message_of(script("results", f"{folder}", "logs=b", check=False), "logs=b: give one folder")
+
+
+def labels(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()] if figure.legends else []
+
+
+def test_the_picture_of_a_grid(tmp_path):
+    for cell, lr, seed in product(("rnn", "gru"), (0.001, 0.01, 0.1), (1, 2)):
+        loss = (1 if cell == "rnn" else 0.1) * abs(math.log10(lr) + 1.5) * seed
+        run(tmp_path, f"cell={cell}", f"optim.lr={lr}", f"seed={seed}", metrics={"test/loss": loss})
+    left, right = (figure := draw(read_runs(tmp_path))).axes
+    assert (left.get_xlabel(), left.get_ylabel(), left.get_xscale()) == ("optim.lr", "test/loss", "log")
+    assert [label.get_text() for label in left.get_xticklabels()] == ["0.001", "0.01", "0.1"]
+    assert left.get_title() == "mean ± standard deviation of 2 runs"
+    assert labels(figure) == ["rnn", "gru"]
+    assert len(right.lines) == 12
+    assert (right.get_ylabel(), right.get_yscale()) == ("val/loss", "log")
+    assert right.get_title() == "val/loss, strong: the best lr of each"
+    colours = {line.get_color() for line in right.lines}
+    assert len(colours) == 2
+    assert colours == {container.lines[0].get_color() for container in left.containers}
+
+
+def test_pictures_of_other_sweeps(folder, tmp_path):
+    # presets of two metrics: that of more runs, and a word on the others
+    figure = draw(read_runs(folder), None, "experiment", "cell")
+    assert figure.axes[0].get_ylabel() == "test/accuracy"
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["latch"]
+    assert labels(figure) == ["rnn", "gru"]
+    assert "2 of 8 runs, which are compared by test/loss" in figure.get_supxlabel()
+    # names only: each has a colour
+    for cell in ("rnn", "gru", "lstm"):
+        run(tmp_path / "names", f"cell={cell}", metrics={"test/loss": 1.0})
+    figure = draw(read_runs(tmp_path / "names"))
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == labels(figure) == ["rnn", "gru", "lstm"]
+    # a search draws all anew: dots with a bar of colours
+    for number in range(20):
+        overrides = (f"optim.lr={10 ** (-4 + number / 7.3):.6f}", f"cell.hidden_size={number + 8}")
+        run(tmp_path / "search", *overrides, metrics={"test/loss": 1 / (number + 1)}, status="finished")
+    figure = draw(read_runs(tmp_path / "search"))
+    assert len(figure.axes) == 3
+    assert len(figure.axes[1].lines) == 20
+    # one run: what it was trained on, too
+    run(tmp_path / "one")
+    (axes,) = draw(read_runs(tmp_path / "one")).axes
+    assert [line.get_label() for line in axes.lines] == ["val/loss", "train/loss"]
+    # nothing at all
+    run(tmp_path / "none", curves=False)
+    assert draw(read_runs(tmp_path / "none")) is None
+
+
+def test_the_end_of_a_sweep(folder, tmp_path, capsys):
+    records = summarise(folder)
+    assert [record["status"] for record in records].count("failed") == 2
+    printed = capsys.readouterr()
+    assert "0.500 ± 0.250" in printed.out
+    assert printed.out.splitlines()[-1] == f"results: {folder}/results.csv, {folder}/results.png"
+    assert printed.err == ""
+    with open(folder / "results.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 8
+    assert matplotlib.image.imread(folder / "results.png").std() > 0
+
+
+def test_the_end_of_a_sweep_of_which_nothing_came(tmp_path, capsys):
+    assert summarise(tmp_path / "nothing") == []
+    for number, text in enumerate(("[bold]{}", "", 'new\nline,"', "|")):
+        run(tmp_path, f"data.text={text or 'x'}", status="failed", message=text, parameters=None, seconds="?",
+            settings={"data.more": {"deep": [number, None]}}, curves=number == 0)  # fmt: skip
+    (run(tmp_path, status="failed", curves=False) / "curves.json").write_text("[[1")
+    assert len(summarise(tmp_path)) == 5
+    printed = capsys.readouterr()
+    assert "_job: [bold]{}\n" in printed.out
+    assert not (tmp_path / "results.png").exists()
+    assert (tmp_path / "results.csv").exists()
 
 
 def test_a_sweep_of_presets(script, tmp_path):
@@ -84,16 +336,14 @@ def test_a_sweep_of_presets(script, tmp_path):
     jobs = sorted(path.parent.name for path in (tmp_path / "sweep").glob("*/metrics.json"))
     assert len(jobs) == 4
     assert jobs[0].startswith("0_latch_")
-    rows = table(script, tmp_path / "sweep", "rows=experiment")
+
+    def crossed(rows):
+        printed = script("results", f"{tmp_path}/sweep", "format=markdown", f"rows={rows}", "columns=cell").stdout
+        return [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if "|" in line]
+
+    rows = crossed("experiment")
     assert rows[0] == ["", "rnn", "mingru"]
     assert [row[0] for row in rows[2:]] == ["memory/latch, test/accuracy", "memory/parity, test/accuracy"]
     # the recipe gives each cell a learning rate, by a reference that only a run's own choices resolve
-    rates = {
-        tuple(row[:1]): [bool(field) for field in row[1:]]
-        for row in table(script, tmp_path / "sweep", "rows=optim.lr")[2:]
-    }
-    assert {name.partition(",")[0]: fields for (name,), fields in rates.items()} == {
-        "0.003": [True, False],
-        "0.01": [False, True],
-        "0.001": [False, True],
-    }
+    rates = {row[0].partition(",")[0]: [bool(field) for field in row[1:]] for row in crossed("optim.lr")[2:]}
+    assert rates == {"0.003": [True, False], "0.01": [False, True], "0.001": [False, True]}

@@ -14,12 +14,13 @@ from hydra.errors import ConfigCompositionException, HydraException, Instantiati
 from hydra.types import RunMode
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from rnnlab import conf
+from rnnlab import conf, processes
 from rnnlab.errors import UserError
 
 
 def run(main: Callable[[], Any]) -> None:
     """Call a `hydra.main`, with Hydra's way of reporting exceptions replaced by `explain`."""
+    processes.agree_on_start()
     original = hydra_utils.run_and_report
 
     def report(function: Callable[[], Any]) -> Any:

@@ -9,13 +9,15 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+HOME = Path(__file__).parents[2]  # the repository
+
 
 def folders() -> list[Path]:
     """The folders that Hydra composes from: `conf/` and what `--config-dir` adds. Outside of Hydra, `conf/`."""
     if HydraConfig.initialized():
         sources = HydraConfig.get().runtime.config_sources
         return [Path(source.path) for source in sources if source.schema == "file"]
-    return [Path(__file__).parents[2] / "conf"]
+    return [HOME / "conf"]
 
 
 @cache

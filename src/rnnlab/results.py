@@ -1,109 +1,561 @@
-"""What many runs found, in one table."""
+"""What many runs found: read from their folders and compared in a table, a file, a picture. Imports no torch."""
 
+import csv
+import io
 import json
 import math
+import os
 import re
 import statistics
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, TextIO
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
-from yaml import YAMLError
 
-from rnnlab.errors import require
+from rnnlab import record
+from rnnlab.errors import UserError, require
+
+GROUPS = ("experiment", "data", "model", "cell", "optim", "trainer", "callbacks", "logger", "debug")
+STATUSES = ("finished", "failed", "killed", "stopped", "pruned", "running")
+MISSING = ""  # the text of a setting that a run has not
+LISTED = 20  # runs without a result below a table; format=csv fold=false lists all
 
 
-def results(cfg: DictConfig) -> None:
-    """Print a table of the runs below a folder: a row and a column for each value of two settings, seeds folded.
+@dataclass
+class Run:
+    """What a run left in its folder.
 
-    A field holds the mean over its runs, and their standard deviation if there are several; runs that failed or are not
-    finished have no result.
+    - `folder`: where that is; `record`: what `run.json` holds.
+    - `status`: one of `STATUSES`; `message`: why it failed.
+    - `settings`: the text of each, groups chosen and values, by its key; `by_hand`: keys that its overrides name.
+    - `monitor`, `mode`: the metric that it was watched by, and whether its best is the min or the max.
+    - `metrics`: those of `metrics.json` and the best of `monitor`; `None` for what is not a number.
+    - `seconds`, `parameters`: `None` where unknown.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    status: str
+    message: str
+    settings: dict[str, str]
+    by_hand: list[str]
+    monitor: str
+    mode: str
+    metrics: dict[str, float | None]
+    seconds: float | None
+    parameters: float | None
+
+    def score(self, metric: str) -> float | None:
+        """The metric of a finished run; what others have is not the end of a training."""
+        return self.metrics.get(metric) if self.status == "finished" else None
+
+
+@dataclass
+class Row:
+    """A line of the table: runs that differ in the seed only, or a single one."""
+
+    runs: list[Run]
+    metric: str
+    folded: bool
+
+    def scores(self, metric: str) -> list[float]:
+        """The finite scores; also those of unfinished runs where nothing is averaged."""
+        found = (run.score(metric) if self.folded else run.metrics.get(metric) for run in self.runs)
+        return [score for score in found if score is not None]
+
+    def median(self, name: str) -> float | None:
+        """The median of seconds or parameters; of the finished runs if there are any."""
+        runs = [run for run in self.runs if run.status == "finished"] or self.runs
+        found = [value for run in runs if (value := getattr(run, name)) is not None]
+        return statistics.median(found) if found else None
+
+    def status(self, ignore: str = "") -> str:
+        """`2 failed, 1 running`; of a single run `failed`."""
+        counts = Counter(run.status for run in self.runs if run.status != ignore)
+        if not self.folded:
+            return "".join(counts)
+        return ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+
+
+def results(cfg: DictConfig, literal: dict[str, str]) -> None:
+    """Compare the runs below a folder: a line for each setting of theirs, seeds folded, the best first.
+
+    A field holds the mean over the finished runs, and their standard deviation if there are several. With `rows` and
+    `columns` it is a row and a column for each value of these two settings.
 
     **Arguments:**
 
     - `cfg`: the composed `results.yaml`.
+    - `literal`: values of `logs` and `plot`, as they stand on the command line.
 
-    **Raises:** `UserError` if there is no finished run, or none that has the settings or the metric.
+    **Raises:** `UserError` if there is no run, none that has the settings or the metric, or no place for the picture.
     """
-    for key in ("rows", "columns"):
-        require(isinstance(cfg[key], str) and cfg[key] != "", f"{key}={cfg[key]} must be a group or a key.")
-    require(cfg.format in ("rich", "markdown"), f"format={cfg.format} must be rich or markdown.")
-    folder = Path(str(cfg.logs))
-    folders = [path.parent for path in sorted(folder.rglob(".hydra"), key=_begun)]
-    require(bool(folders), f"logs={folder}: there is no run below it.")
-    known: set[str] = set()
-    scores: dict[str, dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
-    for path in folders:
+    how = SimpleNamespace(**{**OmegaConf.to_container(cfg), **literal})  # type: ignore[dict-item]
+    _check(how)
+    folder = Path(str(how.logs))
+    runs = read_runs(folder)
+    require(bool(runs), f"logs={folder}: there is no run below it: no folder with a {record.FILE} that can be read.")
+    measured = _measured(runs)
+    if how.metric is not None:
+        words = f"What they measured: {', '.join(measured) or 'nothing yet'}."
+        require(how.metric in measured, f"metric={how.metric}: no run below logs={folder} has it. {words}")
+    try:
+        if how.rows is not None:
+            _print_crossing(runs, how, measured)
+        else:
+            _print_table(runs, folder, how.format, how.fold, [how.metric] if how.metric else None)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has enough; what Python still wants to flush goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if how.plot is not None:
+        from rnnlab.comparison import draw  # matplotlib takes longer than all the rest
+
+        figure = draw(runs, how.metric, *([how.rows, how.columns] if how.rows is not None else []))
+        if figure is None:
+            raise UserError(f"plot={how.plot}: no run has a result or a curve to be drawn.")
         try:
-            read = _read(path, cfg)
-        except (OSError, ValueError, YAMLError) as error:
-            print(f"{path} is left out: {type(error).__name__} on reading it.", file=sys.stderr)
-            continue
-        if read is None:
-            continue
-        row, column, name, found = read
-        known |= set(found or ())
-        if row is not None and column is not None and (found is None or name in found):
-            scores[f"{row}, {name}"][column].append(None if found is None else found[name])
-    asked = f"rows={cfg.rows}, columns={cfg.columns}{f' and metric={cfg.metric}' if cfg.metric else ''}"
-    measured = f" What they measured: {', '.join(sorted(known))}." if cfg.metric else ""
-    for row, fields in list(scores.items()):
-        if all(score is None for runs in fields.values() for score in runs):
-            del scores[row]
-    require(bool(scores), f"logs={folder}: no run has {asked}.{measured}")
-    columns = list(dict.fromkeys(column for row in scores.values() for column in row))
-    most = max(len(values) for row in scores.values() for values in row.values())
-    lines = [[row, *(_folded(fields.get(column, []), most) for column in columns)] for row, fields in scores.items()]
-    if cfg.format == "markdown":
-        for line in (["", *columns], ["---"] * (len(columns) + 1), *lines):
-            print(f"| {' | '.join(line)} |")
+            _save(figure, Path(how.plot))
+        except OSError as error:
+            raise UserError(f"plot={how.plot} cannot be written: {error.strerror}.") from error
+
+
+def summarise(folder: Path) -> list[dict[str, Any]]:
+    """At the end of a sweep: print its table, leave `results.csv`, run by run, and `results.png` in its folder.
+
+    A sweep of hours must not end in an error about a picture: what cannot be done is one line on standard error.
+
+    **Returns:** what each run says of itself.
+    """
+    runs = read_runs(folder)
+    if not runs:
+        return []
+    _print_table(runs, folder, "rich", fold=True)
+    written = []
+    for name, leave in (("results.csv", _leave_table), ("results.png", _leave_picture)):
+        try:
+            if leave(runs, folder / name):
+                written.append(str(folder / name))
+        except Exception as error:
+            print(f"{folder / name} is left out: {error} ({type(error).__name__}).", file=sys.stderr)
+    if written:
+        print(f"results: {', '.join(written)}")
+    return [run.record for run in runs]
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """The runs below a folder, or in it, in the order of their names; what cannot be read is told on standard error."""
+    found = []
+    for path, folders, files in os.walk(folder):
+        if record.FILE in files:
+            folders.clear()  # checkpoints, figures and events hold no runs
+            found.append(path)
+    runs = []
+    for path in sorted(found, key=_natural):
+        try:
+            runs.append(_read(Path(path)))
+        except Exception as error:  # whatever stands in one file, the other runs are shown
+            print(f"{path} is left out: {error} ({type(error).__name__}).", file=sys.stderr)
+    common = Counter(run.monitor for run in runs if run.monitor).most_common(1)
+    for run in runs:
+        run.monitor = run.monitor or (common[0][0] if common else "val/loss")
+    return runs
+
+
+def parse(path: Path) -> Any:
+    """What a JSON file holds. JSON has no infinity: `ValueError`, which names the file, as for all damage."""
+    try:
+        return json.loads(path.read_bytes(), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} is damaged: {error}") from error
+
+
+def differing(runs: Sequence[Run]) -> list[str]:
+    """The settings that tell runs apart, the seed left aside: groups first, then in the order of the command line.
+
+    That is what was set by hand and differs. What else differs is mostly a consequence: `cell=gru` brings its own
+    `cell._target_`, an experiment dozens of values. So it counts only if it is no function of those that count already.
+    """
+    by_hand = list(dict.fromkeys(key for run in runs for key in run.by_hand))
+    place = {key: number for number, key in enumerate(dict.fromkeys(key for run in runs for key in run.settings))}
+    values = {key: [run.settings.get(key, MISSING) for run in runs] for key in place}
+    values = {key: texts for key, texts in values.items() if len(set(texts)) > 1 and key != "seed"}
+
+    def rank(key: str) -> tuple[int, int, int]:
+        hand = next((number for number, name in enumerate(by_hand) if _sets(name, key)), len(by_hand))
+        return GROUPS.index(key) if key in GROUPS else len(GROUPS), hand, place[key]
+
+    ranks = {key: rank(key) for key in values}
+    shown = [key for key in values if ranks[key][1] < len(by_hand)]
+    seeds = [run.settings.get("seed") for run in runs]
+    for key in sorted(values.keys() - set(shown), key=lambda key: ranks[key]):
+        # names and places are no settings; what repeats the seed is folded with it
+        of_seed = all(text in (seed, MISSING) for text, seed in zip(values[key], seeds, strict=True))
+        aside = of_seed or key == "name" or key.startswith(("logger.", "hydra."))
+        if not aside and not _follows(values[key], [values[column] for column in shown], len(runs)):
+            shown.append(key)
+    return sorted(shown, key=lambda key: ranks[key])
+
+
+def headline(runs: Sequence[Run], measured: Iterable[str]) -> str:
+    """The metric that runs of one monitor are compared by: its counterpart in the test part, if there is one."""
+    monitor = runs[0].monitor
+    test = re.sub("^val/", "test/", monitor)
+    scored = any(run.status == "finished" and run.metrics for run in runs)
+    return test if any(test in run.metrics for run in runs) or (test in measured and not scored) else monitor
+
+
+def better(metric: str, runs: Sequence[Run]) -> str:
+    """`min` or `max`: which values of a metric are good, as far as the runs say."""
+    quantity = metric.partition("/")[2]
+    said = next((run.mode for run in runs if run.monitor.partition("/")[2] == quantity), None)
+    return said or ("max" if "accuracy" in quantity else "min")
+
+
+def brief(text: str) -> str:
+    """A setting for people: one line, not too long, no more digits than tell values apart."""
+    text = " ".join(text.split())
+    if re.fullmatch(r"-?\d*\.\d{5,}|-?[\d.]{6,}e[-+]?\d+", text):
+        return f"{float(text):.4g}"
+    if len(text) <= 60:
+        return text
+    return f"…{text[-59:]}" if "/" in text else f"{text[:59]}…"
+
+
+def number(text: str) -> float | None:
+    """What a setting is as a finite number; `None` if it is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _check(how: SimpleNamespace) -> None:
+    """Everything that can be said before a thousand folders are read."""
+    crossed = [key for key in ("rows", "columns") if getattr(how, key) is not None]
+    require(len(crossed) != 1, f"{''.join(crossed)}= alone: give both rows= and columns=, or none of them.")
+    for key in ("rows", "columns", "metric"):
+        value = getattr(how, key)
+        require(value is None or (isinstance(value, str) and value != ""), f"{key}={value} must be a name.")
+    formats = ("rich", "markdown", "csv")
+    require(how.format in formats, f"format={how.format} must be one of {', '.join(formats)}.")
+    require(isinstance(how.fold, bool), f"fold={how.fold} must be true or false.")
+    require(how.fold or not crossed, "fold=false is a line for each run: leave rows= and columns= out.")
+    if how.plot is not None:
+        path = Path(str(how.plot))
+        require(path.suffix.lower() == ".png", f"plot={path} must end in .png.")
+        require(path.parent.is_dir(), f"plot={path}: there is no folder {path.parent}.")
+        require(not path.is_dir(), f"plot={path} is a folder.")
+
+
+def _read(folder: Path) -> Run:
+    """**Raises:** all that reading what is no record of a run may raise."""
+    said = json.loads((folder / record.FILE).read_bytes())
+    path = folder / "metrics.json"
+    metrics = parse(path) if path.is_file() else {}
+    if not isinstance(said, dict) or not isinstance(said.get("settings"), dict) or not isinstance(metrics, dict):
+        raise ValueError("it holds something else")
+    state = record.status(said)
+    if state not in STATUSES:
+        raise ValueError(f"its status is {state}")
+    overrides = [str(text).lstrip("+~").partition("=") for text in said.get("overrides") or ()]
+    by_hand = {key.partition("@")[0]: text if number(text) is None else number(text) for key, _, text in overrides}
+    scores = {name: _finite(value) for name, value in metrics.items()}
+    monitor = _text(str(said.get("monitor") or ""))
+    if (score := _finite(said.get("score"))) is not None:
+        scores.setdefault(monitor, score)
+    return Run(
+        folder=folder,
+        record=said,
+        status=state,
+        message=_text(str(said.get("message") or "")),
+        # what was killed before it could say more is known by its overrides
+        settings={key: _text(value) for key, value in (said["settings"] or by_hand).items()},
+        by_hand=list(by_hand),
+        monitor=monitor,
+        mode="max" if said.get("mode") == "max" else "min",
+        metrics=scores,
+        seconds=_finite(said.get("seconds")),
+        parameters=_finite(said.get("parameters")),
+    )
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _finite(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
+
+
+def _natural(path: str) -> list[tuple[int, str]]:
+    """Sorts job 10 behind job 9."""
+    return [(int(digits or 0), other) for digits, other in re.findall(r"(\d+)|(\D+)", path)]
+
+
+def _text(value: Any) -> str:
+    """A setting as the command line takes it; 1 and 1.0 are the same."""
+    match value:
+        case str():
+            return value.encode(errors="replace").decode()  # a path may hold what no terminal prints
+        case float() if value.is_integer() and abs(value) < 1e15:
+            return str(int(value))
+        case float():
+            return repr(value)
+        case _:
+            return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _sets(name: str, key: str) -> bool:
+    """Whether an override of `name` sets `key`: itself or, where `name` is no group, what is below it."""
+    return key == name or (name not in GROUPS and key.startswith(f"{name}."))
+
+
+def _follows(texts: list[str], columns: list[list[str]], runs: int) -> bool:
+    """Whether a setting is a function of others. A run that has not got it, or has it as a path, says nothing."""
+    known: dict[tuple[str, ...], str] = {}
+    for given, text in zip(zip(*columns, strict=True) if columns else [()] * runs, texts, strict=True):
+        if text != MISSING and not os.path.isabs(text) and known.setdefault(given, text) != text:
+            return False
+    return True
+
+
+def _measured(runs: Sequence[Run]) -> list[str]:
+    """Every metric: those that runs are compared by first, the rest as they come, the watched ones at the end."""
+    every = list(dict.fromkeys(name for run in runs for name in run.metrics))
+    monitors = list(dict.fromkeys(run.monitor for run in runs))
+    rest = [name for name in every if name not in monitors]
+    heads = [headline([run for run in runs if run.monitor == monitor], every) for monitor in monitors]
+    return [name for name in dict.fromkeys([*heads, *rest, *every]) if name in every]
+
+
+def _rows(runs: Sequence[Run], shown: list[str], fold: bool, metric: str | None) -> list[Row]:
+    """Runs folded to lines, those of one monitor together, the best first, those without a result last."""
+    groups: dict[Any, list[Run]] = defaultdict(list)
+    for place, run in enumerate(runs):
+        groups[(run.monitor, *(run.settings.get(key, MISSING) for key in shown), None if fold else place)].append(run)
+    monitors = list(dict.fromkeys(run.monitor for run in runs))
+    measured = _measured(runs)
+    rows = [Row(group, metric or headline(group, measured), fold) for group in groups.values()]
+
+    def rank(row: Row) -> tuple[int, bool, float]:
+        scores = row.scores(row.metric)
+        sign = -1 if better(row.metric, row.runs) == "max" else 1
+        # a metric that was asked for is the same for all
+        monitor = 0 if metric else monitors.index(row.runs[0].monitor)
+        return monitor, not scores, sign * statistics.fmean(scores) if scores else 0
+
+    return sorted(rows, key=rank)
+
+
+def _print_table(runs: Sequence[Run], folder: Path, form: str, fold: bool, metrics: list[str] | None = None) -> None:
+    """Print a line for each setting of the runs, or for each run, with those `metrics` or all that fit."""
+    shown = differing(runs)
+    rows = _rows(runs, shown, fold, metrics[0] if metrics else None)
+    metrics = metrics or _measured(runs)
+    if form == "csv":
+        _write(rows, shown, metrics, sys.stdout)
+    elif form == "markdown":
+        columns = _columns(rows, shown, metrics[:4], folder)
+        _print_markdown([list(columns), *map(list, zip(*columns.values(), strict=True))])
     else:
-        table = Table(f"{cfg.rows}, metric", *columns)
-        for line in lines:
-            table.add_row(*line)
+        console = Console()
+        print(f"{_count(len(runs), 'run')}{_common(runs, shown)}")
+        taken = 1
+        while taken < len(metrics) and _width(_columns(rows, shown, metrics[: taken + 1], folder)) <= console.width:
+            taken += 1
+        columns = _columns(rows, shown, metrics[:taken], folder)
+        if not console.is_terminal:  # a file has no width to be kept
+            console.width = max(console.width, _width(columns))
+        table = Table()
+        for name, cells in columns.items():
+            table.add_column(name, justify="right" if all(map(_is_figure, cells)) else "left", overflow="fold")
+        for place, line in enumerate(zip(*columns.values(), strict=True)):
+            last = place + 1 == len(rows) or rows[place].runs[0].monitor != rows[place + 1].runs[0].monitor
+            table.add_row(*line, end_section=last)
+        console.print(table, highlight=False, markup=False)
+    _tell_failures(runs, sys.stdout if form == "rich" else sys.stderr)
+
+
+def _columns(rows: list[Row], shown: list[str], metrics: list[str], folder: Path) -> dict[str, list[str]]:
+    """The table for people, column by column."""
+    columns = {key: [brief(row.runs[0].settings.get(key, MISSING)) for row in rows] for key in shown}
+    folded = rows[0].folded
+    if folded:
+        columns["runs"] = [str(len(row.runs)) for row in rows]
+    else:
+        columns["seed"] = [row.runs[0].settings.get("seed", MISSING) for row in rows]
+    for metric in metrics:
+        columns[metric] = [_mean(row.scores(metric)) for row in rows]
+    for name, key, shape in (("time", "seconds", _time), ("parameters", "parameters", "{:,.0f}".format)):
+        values = [row.median(key) for row in rows]
+        if any(value is not None for value in values):
+            columns[name] = ["" if value is None else shape(value) for value in values]
+    states = [row.status(ignore="finished") for row in rows]
+    if any(states):
+        columns["status"] = states
+    if not folded:
+        columns["folder"] = [os.path.relpath(row.runs[0].folder, folder) for row in rows]
+    return columns
+
+
+def _write(rows: list[Row], shown: list[str], metrics: list[str], file: TextIO) -> None:
+    """The table for programs: numbers in full, each mean with its standard deviation."""
+    folded = rows[0].folded
+    header = [*shown, *(["runs", "finished"] if folded else ["seed"])]
+    for metric in metrics:
+        header += [metric, f"{metric}_std"] if folded else [metric]
+    header += ["seconds", "parameters", "status", *([] if folded else ["message", "folder"])]
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        first = row.runs[0]
+        line: list[Any] = [first.settings.get(key, MISSING) for key in shown]
+        if folded:
+            line += [len(row.runs), sum(run.status == "finished" for run in row.runs)]
+        else:
+            line.append(first.settings.get("seed", MISSING))
+        for metric in metrics:
+            scores = row.scores(metric)
+            line.append(statistics.fmean(scores) if scores else "")
+            if folded:
+                line.append(statistics.stdev(scores) if len(scores) > 1 else "")
+        line += ["" if (value := row.median(name)) is None else value for name in ("seconds", "parameters")]
+        writer.writerow([*line, row.status(), *([] if folded else [first.message, first.folder])])
+
+
+def _print_crossing(runs: Sequence[Run], how: SimpleNamespace, measured: list[str]) -> None:
+    """A row and a column for each value of two settings, a row for each metric of its own."""
+    for key in (how.rows, how.columns):
+        sections = any(name.startswith(f"{key}.") for run in runs for name in run.settings)
+        known = any(key in run.settings for run in runs)
+        require(known or not sections, f"{key} is a section of settings: name a key in it.")
+    fields: dict[str, dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        row, column = (run.settings.get(key, "null") for key in (how.rows, how.columns))
+        if "null" not in (row, column):
+            name = how.metric or headline([run], measured)
+            fields[f"{brief(row)}, {name}"][brief(column)].append(run.score(name))
+    for row, values in list(fields.items()):
+        if all(score is None for scores in values.values() for score in scores):
+            del fields[row]
+    asked = f"rows={how.rows}, columns={how.columns}{f' and metric={how.metric}' if how.metric else ''}"
+    require(bool(fields), f"logs={how.logs}: no run has {asked}, and a result.")
+    columns = list(dict.fromkeys(column for row in fields.values() for column in row))
+    most = max(len(scores) for row in fields.values() for scores in row.values())
+    if how.format == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow([how.rows, "metric", *(name for column in columns for name in (column, f"{column}_std"))])
+        for row, values in fields.items():
+            line: list[Any] = list(row.rsplit(", ", 1))
+            for scores in ([score for score in values.get(column, []) if score is not None] for column in columns):
+                line += [statistics.fmean(scores) if scores else "", statistics.stdev(scores) if scores[1:] else ""]
+            writer.writerow(line)
+        return
+    lines = [[row, *(_field(values.get(column, []), most) for column in columns)] for row, values in fields.items()]
+    if how.format == "markdown":
+        _print_markdown([["", *columns], *lines])
+    else:
+        table = Table(f"{how.rows}, metric", *columns)
+        for cells in lines:
+            table.add_row(*cells)
         Console().print(table, highlight=False, markup=False)
     if most > 1:
         print(f"Mean ± standard deviation of {most} runs, of another number as (number) says.", file=sys.stderr)
 
 
-def _begun(path: Path) -> tuple[float, Path]:
-    return path.stat().st_mtime, path
+def _print_markdown(lines: list[list[str]]) -> None:
+    for line in (lines[0], ["---"] * len(lines[0]), *lines[1:]):
+        print(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |")
 
 
-def _read(path: Path, cfg: DictConfig) -> tuple[str | None, str | None, str, dict[str, float | None] | None] | None:
-    """The row and the column of a run, the name of its metric, and all its metrics; `None` for what it has not.
-
-    What is no training, such as an evaluation, is `None` as a whole.
-    """
-    choices = OmegaConf.load(path / ".hydra" / "hydra.yaml").hydra.runtime.choices
-    text = (path / ".hydra" / "config.yaml").read_text(encoding="utf-8")
-    chosen = re.sub(r"\$\{hydra:runtime\.choices\.(\w+)\}", lambda group: str(choices[group[1]]), text)
-    config: Any = OmegaConf.create(chosen)
-    if "monitor" not in config:
-        return None
-    row, column = (_setting(config, choices, key) for key in (cfg.rows, cfg.columns))
-    name = cfg.metric or str(config.monitor).replace("val/", "test/")
-    metrics = path / "metrics.json"
-    return row, column, name, json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else None
-
-
-def _setting(config: Any, choices: Any, key: str) -> str | None:
-    """What a group or a key of a run was set to."""
-    value = choices[key] if key in choices else OmegaConf.select(config, key)
-    require(not OmegaConf.is_config(value), f"{key} is a section of settings: name a key in it.")
-    return None if value is None else str(value)
-
-
-def _folded(runs: list[float | None], most: int) -> str:
+def _field(runs: list[float | None], most: int) -> str:
     """`0.993 ± 0.002`, and how many runs it is of if these are not the most."""
-    scores = [score for score in runs if score is not None and math.isfinite(score)]
+    scores = [score for score in runs if score is not None]
     if not scores:
         return "no result" if runs else ""
-    mean, number = statistics.fmean(scores), f" ({len(scores)})" * (len(scores) != most)
+    return f"{_mean(scores)}{f' ({len(scores)})' * (len(scores) != most)}"
+
+
+def _mean(scores: list[float]) -> str:
+    """`0.993 ± 0.002`, the mean with three digits; what is far from one as `1.23e+08`."""
+    if not scores:
+        return ""
+    mean = statistics.fmean(scores)
+    if mean and not 1e-4 <= abs(mean) < 1e6:
+        return f"{mean:.2e}{f' ± {statistics.stdev(scores):.1e}' if len(scores) > 1 else ''}"
     decimals = max(0, 2 - math.floor(math.log10(abs(mean)))) if mean else 2
-    spread = f" ± {statistics.stdev(scores):.{decimals}f}" if len(scores) > 1 else ""
-    return f"{mean:.{decimals}f}{spread}{number}"
+    return f"{mean:.{decimals}f}{f' ± {statistics.stdev(scores):.{decimals}f}' if len(scores) > 1 else ''}"
+
+
+def _time(seconds: float) -> str:
+    for length, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _is_figure(cell: str) -> bool:
+    return cell == "" or number(cell.partition(" ")[0].replace(",", "")) is not None
+
+
+def _width(columns: dict[str, list[str]]) -> int:
+    return 1 + sum(3 + max(map(len, (name, *cells))) for name, cells in columns.items())
+
+
+def _count(amount: int, what: str) -> str:
+    return f"{amount:,} {what}{'s' * (amount != 1)}"
+
+
+def _common(runs: Sequence[Run], shown: list[str]) -> str:
+    """`, all with data=hello model=char`: what else should be known of the runs."""
+    first = runs[0].settings
+    hand = [name for name in dict.fromkeys(key for run in runs for key in run.by_hand) if name in first]
+    dull = ("seed", "callbacks", "logger", *shown)
+    keys = [key for key in dict.fromkeys([*GROUPS[:5], *hand]) if key not in dull]
+    same = [key for key in keys if first.get(key, "null") != "null" and _same(runs, key)]
+    every = ", all with " if len(runs) > 1 else " with "
+    return every + " ".join(f"{key}={brief(first[key])}" for key in same) if same else ""
+
+
+def _same(runs: Sequence[Run], key: str) -> bool:
+    return len({run.settings.get(key) for run in runs}) == 1
+
+
+def _tell_failures(runs: Sequence[Run], file: TextIO) -> None:
+    failed = [run for run in runs if run.status in ("failed", "killed", "stopped")]
+    for run in failed[:LISTED]:
+        print(f"{run.folder}: {next(iter(run.message.strip().splitlines()), run.status)}", file=file)
+    if len(failed) > LISTED:
+        print(f"{len(failed) - LISTED:,} more: format=csv fold=false lists them.", file=file)
+
+
+def _leave_table(runs: Sequence[Run], path: Path) -> bool:
+    shown = differing(runs)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        _write(_rows(runs, shown, False, None), shown, _measured(runs), file)
+    return True
+
+
+def _leave_picture(runs: Sequence[Run], path: Path) -> bool:
+    from rnnlab.comparison import draw
+
+    finished = any(run.status == "finished" for run in runs)
+    figure = draw(runs) if finished else None
+    if figure is not None:
+        _save(figure, path)
+    return figure is not None
+
+
+def _save(figure: Any, path: Path) -> None:
+    """Drawn in full before the file is touched."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    path.write_bytes(picture.getvalue())

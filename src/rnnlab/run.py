@@ -9,17 +9,18 @@ from typing import Any
 
 import lightning.pytorch as pl
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from rnnlab import checkpoint, conf
+from rnnlab import checkpoint, conf, launch, processes, record, sweep
+from rnnlab.callbacks.stop import Stop
 from rnnlab.check import check
 from rnnlab.console import tell
 from rnnlab.data.base import SequenceData
 from rnnlab.devices import check_devices
 from rnnlab.errors import UserError, require
 from rnnlab.figures import boards, verbatim
-from rnnlab.launch import own_job
 from rnnlab.spec import SequenceSpec
 from rnnlab.tasks.base import Task
 
@@ -27,23 +28,54 @@ from rnnlab.tasks.base import Task
 def train(cfg: DictConfig) -> float | None:
     """Fit a composed config, test its best checkpoint, and leave everything in the run's folder.
 
-    **Returns:** the best value of `cfg.monitor`, for a sweep to compare.
+    A run whose folder holds the beginning of the same run, because that was stopped or killed, goes on with it; a job
+    of a sweep that is finished already is not run again.
+
+    **Returns:** the best value of `cfg.monitor`, for a sweep to compare; `None` if it was pruned.
     """
-    check(cfg)
-    check_devices(cfg.trainer)
-    quiet()
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    resume = _find(cfg.ckpt)
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    overrides: Any = OmegaConf.to_container(hydra.overrides.task)  # as they were given, references too
+    swept = hydra.mode == RunMode.MULTIRUN
+    before = record.read(folder)
+    left = record.status(before) if before.get("overrides") == overrides else "nothing"
+    if swept and left in record.DONE:
+        return before["score"]
+    last = folder / "checkpoints" / "last.ckpt"
+    goes_on = cfg.ckpt is None and last.exists() and _is_interrupted(left)
+    about = record.Record(folder, overrides, goes_on, writes=processes.is_first())
+    with about:
+        about.note(settings=_all_settings(cfg), monitor=cfg.monitor, mode=cfg.mode)
+        processes.settle(cfg.trainer)
+        check(cfg)
+        check_devices(cfg.trainer)
+        quiet()
+        about.note(score=_train(cfg, folder, str(last) if goes_on else _find(cfg.ckpt), about))
+    if swept:
+        sweep.tell_progress(folder.parent)
+    return about.content["score"]
+
+
+def _is_interrupted(left: str) -> bool:
+    """Whether what was left in this run's folder is to go on; all processes of a run must come to the same answer."""
+    if processes.by_others():
+        return processes.started_again()
+    return left in ("running", "stopped", "killed") and not processes.is_child()  # who is told what to resume
+
+
+def _train(cfg: DictConfig, folder: Path, resume: str | None, about: record.Record) -> float | None:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule, model = make_parts(cfg)
+    about.note(parameters=sum(weight.numel() for weight in model.parameters()))
     if resume:
         saved = checkpoint.load(resume)
         _check_fits(f"ckpt={resume}", saved, model, cfg, "optim.optimizer._target_", "optim.lr")
+        tell(f"goes on at step {saved['global_step']}: {resume}")
     keeper = checkpoint.BestAndLast(folder / "checkpoints", cfg.monitor, cfg.mode, _plain_parts(cfg))
     if resume:
         keeper.inherit(resume)
-    with own_job(*([f"ckpt='{resume}'"] if resume else [])):
-        trainer = make_trainer(cfg, folder, keeper)
+    with launch.own_job(*([f"ckpt='{resume}'"] if resume else [])):
+        trainer = make_trainer(cfg, folder, keeper, Stop(keeper))
         for board in boards(trainer):
             board.log_hyperparams(_settings(cfg))
             board.experiment.add_text("config", verbatim(OmegaConf.to_yaml(cfg, resolve=True)))
@@ -78,7 +110,7 @@ def evaluate(cfg: DictConfig) -> None:
     _check_same_sizes(model, datamodule)
     model.expect_tests(datamodule.spec.test_lengths)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    with own_job():
+    with launch.own_job():
         trainer = instantiate(cfg.trainer, logger=False, callbacks=[], enable_checkpointing=False,
                               enable_progress_bar=False, default_root_dir=folder)  # fmt: skip
         alone = trainer.num_devices * trainer.num_nodes == 1
@@ -136,6 +168,8 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     # what watched a run need not watch what resumes it
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
+    # a single process on a machine of a cluster is none of its jobs
+    warnings.filterwarnings("ignore", ".*The `srun` command is available.*")
     # there may be no validation part
     warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")
     # debug=overfit scores what has nothing to be compared with
@@ -234,6 +268,13 @@ def _compare(cfg: DictConfig, trainer: pl.Trainer, scores: dict[str, float], ste
         for part in (start, end):
             board.experiment._get_file_writer().add_summary(part, step)
         board.finalize("success")
+
+
+def _all_settings(cfg: DictConfig) -> dict[str, Any]:
+    """Every group chosen and every value, by name."""
+    choices = {group: option for group, option in HydraConfig.get().runtime.choices.items() if "/" not in group}
+    content: Any = OmegaConf.to_container(cfg, resolve=True)
+    return {**dict(conf.leaves(content)), **choices}
 
 
 def _shown(value: Any) -> Any:

@@ -1,6 +1,8 @@
 """Scalars over the steps of a run, and the guard against a loss that is not a number."""
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,30 +15,37 @@ from torch import Tensor
 from rnnlab.errors import UserError
 from rnnlab.figures import boards, publish
 
+LOSSES = ("train/loss", "val/loss")
+
 
 class Curves(pl.Callback):
     """Writes `train/loss`, `train/grad_norm`, `train/lr` and every validation metric to the loggers.
 
     `train/loss` is the mean over the steps since it was last written, every `trainer.log_every_n_steps`. The losses of
     the steps between stay where they are, so that a GPU is not waited for. The gradient norm is that before clipping.
-    In TensorBoard training and validation loss share a chart (Custom Scalars); `figures/loss.png` shows the same.
+    In TensorBoard training and validation loss share a chart (Custom Scalars); `figures/loss.png` shows the same, and
+    `curves.json` holds it: `{"val/loss": [[step, value], ...], ...}`. A run that is resumed adds to what it resumes.
+
+    **Arguments:**
+
+    - `monitor`: a metric that `curves.json` holds beside the losses.
 
     **Raises:** `UserError` with the step at which the loss became infinite or not a number, before a checkpoint of what
     came of it is written. A step that was left out, see `Guard`, is no such step; its loss is in no mean.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, monitor: str = "val/loss") -> None:
         self.step = 0
         self.losses: list[tuple[int, Tensor, Any]] = []  # (step, loss, whether it was left out) since the last mean
         self.pending: list[Tensor] = []  # losses of batches whose step is still to come
         self.stepped = False
         self.grad_norm: Tensor | None = None
-        self.history: dict[str, list[tuple[int, float]]] = {"train/loss": [], "val/loss": []}
+        self.history: dict[str, list[tuple[int, float]]] = {"train/loss": [], "val/loss": [], monitor: []}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.step = trainer.global_step
         for board in boards(trainer):
-            board.experiment.add_custom_scalars({"loss": {"loss": ["Multiline", list(self.history)]}})
+            board.experiment.add_custom_scalars({"loss": {"loss": ["Multiline", list(LOSSES)]}})
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
@@ -81,7 +90,15 @@ class Curves(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
+            content = json.dumps(self.history)
+            (Path(trainer.default_root_dir) / "curves.json").write_text(content + "\n", encoding="utf-8")
             publish(trainer, "loss", self._figure(pl_module.loss_label))  # type: ignore[arg-type]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history |= state_dict["history"]
 
     def _write_rest(self, trainer: pl.Trainer) -> None:
         if self.losses:
@@ -114,10 +131,11 @@ class Curves(pl.Callback):
     def _figure(self, label: str) -> Figure:
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()
-        for (name, points), color in zip(self.history.items(), ("tab:blue", "tab:orange"), strict=True):
+        curves = {name: self.history[name] for name in LOSSES}
+        for (name, points), color in zip(curves.items(), ("tab:blue", "tab:orange"), strict=True):
             if points:
                 axes.plot(*zip(*points, strict=True), color=color, label=name, marker="." if len(points) < 30 else None)
-        values = [value for points in self.history.values() for _, value in points]
+        values = [value for points in curves.values() for _, value in points]
         if values and min(values) > 0 and max(values) > 10 * min(values):
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")

@@ -1,0 +1,69 @@
+"""How `-m` sweeps: a grid of jobs, or a search by Optuna. Hydra finds its plugins in this namespace."""
+
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+
+
+class Grid(BasicSweeper):
+    """Every combination of the values given, as Hydra's own sweeper, but no job takes the others with it.
+
+    A job that fails is shown in the table at the end, and the exit code is not 0; a sweep that was interrupted goes on
+    where it stopped if it is started again with the same `hydra.sweep.dir`.
+
+    **Arguments:**
+
+    - `max_batch_size`: jobs that are given to the launcher at once; `None` is all.
+    - `params`: values to sweep over by key, as on the command line, which replaces them.
+    """
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from rnnlab import sweep
+
+        with sweep.going_on(self.config) as folder:
+            jobs = sweep.Jobs(self.launcher, self.hydra_context, self.config)
+            overrides = parse(self.params, arguments, self.hydra_context)
+            batches = [list(map(list, batch)) for batch in self.split_arguments(overrides, self.max_batch_size)]
+            jobs.expect([job for batch in batches for job in batch])
+            sweep.begin(folder, sum(map(len, batches)))
+            for batch in batches:
+                jobs.run(batch)
+            sweep.conclude(folder)
+
+
+class Optuna(BasicSweeper):
+    """A search by Optuna: after each trial, or batch of them, the next is chosen by what the others found.
+
+    **Arguments:** as for `rnnlab.search.search`, and
+
+    - `storage`: URL of a database; `None` is `optuna.db` in the sweep's folder.
+    - `params`: what to search over by key, as on the command line, which replaces them.
+    """
+
+    def __init__(self, params: dict[str, str], storage: str | None, **settings: Any):
+        super().__init__(None, params)
+        self.storage = storage
+        self.settings = settings
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from rnnlab import sweep
+        from rnnlab.search import database, search
+
+        config: Any = self.config
+        with sweep.going_on(config) as folder:
+            overrides = parse(self.params, arguments, self.hydra_context)
+            jobs = sweep.Jobs(self.launcher, self.hydra_context, config)
+            direction = "minimize" if config.mode == "min" else "maximize"
+            search(jobs, overrides, direction, storage=self.storage or database(folder), **self.settings)
+            sweep.conclude(folder)
+
+
+def parse(params: dict[str, str], arguments: list[str], context: Any) -> list[Override]:
+    """The overrides of a sweep: those of the command line, and `params` for keys that it does not name."""
+    parser = OverridesParser.create(config_loader=context.config_loader)
+    given = parser.parse_overrides(arguments)
+    named = {override.get_key_element() for override in given}
+    more = parser.parse_overrides([f"{key}={value}" for key, value in params.items()])
+    return [*(override for override in more if override.get_key_element() not in named), *given]

@@ -1,0 +1,115 @@
+"""An end that loses nothing: SIGTERM, Ctrl-C, and a scheduler's warning."""
+
+import os
+import signal
+import subprocess
+import threading
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
+
+from rnnlab.checkpoint import BestAndLast
+from rnnlab.console import tell
+from rnnlab.errors import Stopped
+
+WARNING = (signal.SIGUSR1, signal.SIGUSR2)  # what schedulers send some time before a job's end
+
+
+class Stop(pl.Callback):
+    """Ends training at a signal: the step in progress is finished, `last.ckpt` saved, the exit code 128 + the signal.
+
+    A handler only notes the signal, because nothing else is safe in the middle of a collective operation. After each
+    step the processes of a run agree whether one of them was asked (a maximum over all, started at one step and read
+    at the next, so that nothing waits), save together and end together. A second signal ends a process at once.
+
+    SIGUSR1 and SIGUSR2, by which Slurm warns of a time limit, stop a run in the same way, and queue its job again.
+
+    **Arguments:**
+
+    - `keeper`: what writes checkpoints.
+
+    **Raises:** `Stopped`, on every rank, after the checkpoint is written.
+    """
+
+    def __init__(self, keeper: BestAndLast):
+        self.keeper = keeper
+        self.signal = 0
+        self.agreed = 0
+        self.group: Any = None
+        self.asking: tuple[torch.Tensor, Any] | None = None  # what the ranks are about to agree on
+        self.replaced: dict[int, Any] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        # Lightning's own way is a broadcast inside of a signal handler, which hangs now and then, and one more, which
+        # a GPU is waited for, in every step
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.world_size > 1:
+            self.group = dist.new_group(backend="gloo")  # on the CPU, whatever the devices are
+        if threading.current_thread() is threading.main_thread():
+            awaited = [number for number in WARNING if signal.getsignal(number) != signal.SIG_DFL]
+            for number in (signal.SIGTERM, signal.SIGINT, *(WARNING if "SLURM_JOB_ID" in os.environ else awaited)):
+                self.replaced[number] = signal.signal(number, self._note)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._agree()
+        done = batch_idx + 1
+        in_between = done % trainer.accumulate_grad_batches == 0 and done < trainer.num_training_batches
+        if self.agreed and in_between and not trainer.is_last_batch:  # else there may be a validation first
+            self._end(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.agreed and not trainer.fit_loop.done:  # an end that is reached needs no other
+            self._end(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.asking is not None:
+            self.asking[1].wait()
+        self._release()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._release()
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.signal = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def _agree(self) -> None:
+        if self.group is None:
+            self.agreed = self.signal
+            return
+        if self.asking is not None:
+            tensor, work = self.asking
+            work.wait()
+            self.agreed = int(tensor)
+        tensor = torch.tensor(self.signal)
+        self.asking = tensor, dist.all_reduce(tensor, dist.ReduceOp.MAX, self.group, async_op=True)
+
+    def _end(self, trainer: pl.Trainer) -> None:
+        if self.keeper.saved_step != trainer.global_step:
+            trainer.save_checkpoint(self.keeper.last)
+        name = signal.Signals(self.agreed).name
+        message = f"Stopped by {name} at step {trainer.global_step}. To go on: ckpt={self.keeper.last}"
+        tell(message)
+        if self.agreed in WARNING:
+            self._queue_again(trainer)
+        raise Stopped(self.agreed, message)
+
+    def _queue_again(self, trainer: pl.Trainer) -> None:
+        others = self.replaced.get(self.agreed)
+        if callable(others):  # submitit queues its jobs again by itself
+            others(self.agreed, None)
+        elif trainer.is_global_zero:
+            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
+
+    def _release(self) -> None:
+        self.asking = None
+        for number, handler in self.replaced.items():
+            signal.signal(number, handler)
+        self.replaced.clear()

@@ -1,0 +1,113 @@
+"""What a run says of itself: `run.json` in its folder. Imports no torch, so that many are read in no time."""
+
+import json
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rnnlab.errors import Lost, Pruned, Stopped
+
+FILE = "run.json"
+DONE = ("finished", "pruned")  # as statuses
+
+log = logging.getLogger(__name__)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The record of the run in a folder; empty if there is none, or none that can be read."""
+    try:
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def status(record: dict[str, Any]) -> str:
+    """finished, failed, pruned, stopped, running, or killed: a run whose process is gone without a word.
+
+    Of a process on another machine nobody knows: it is running until somebody says otherwise.
+    """
+    if record.get("status") == "running" and here(record) and not _alive(record.get("pid")):
+        return "killed"
+    return str(record.get("status"))
+
+
+def here(record: dict[str, Any]) -> bool:
+    """Whether a run is, or was, on this machine."""
+    return record.get("host") == socket.gethostname()
+
+
+def write(folder: Path, record: dict[str, Any]) -> None:
+    """Replace the record of a folder, so that a reader sees the old one or the new one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"{FILE}.partial"
+    partial.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+    partial.replace(folder / FILE)
+
+
+class Record:
+    """Keeps `run.json` while a run goes on: `with Record(...) as record: record.note(score=...)`.
+
+    It begins as `running` and ends as `finished`, or as what the exception that ends the run says of it. A pruned run
+    is a result like any other: its exception ends here.
+
+    **Arguments:**
+
+    - `folder`: of the run.
+    - `overrides`: which run it is.
+    - `goes_on`: whether this process continues what another began: its seconds are added.
+    - `writes`: whether this process is the one that writes; the first of several is.
+    """
+
+    def __init__(self, folder: Path, overrides: list[str], goes_on: bool = False, writes: bool = True):
+        self.folder = folder
+        self.writes = writes
+        self.spent = float(read(folder).get("seconds") or 0) if goes_on else 0.0
+        self.content: dict[str, Any] = {
+            "status": "running", "message": "", "overrides": overrides, "settings": {}, "monitor": None, "mode": None,
+            "score": None, "parameters": None, "seconds": self.spent, "host": socket.gethostname(), "pid": os.getpid(),
+        }  # fmt: skip
+
+    def note(self, **content: Any) -> None:
+        """Write more of it."""
+        self.content |= {**content, "seconds": round(self.spent + time.monotonic() - self.began, 3)}
+        if self.writes:
+            write(self.folder, self.content)
+
+    def __enter__(self) -> "Record":
+        self.began = time.monotonic()
+        self.note()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> bool:
+        match error:
+            case None:
+                self.note(status="finished")
+            case Pruned():
+                self.note(status="pruned", message=str(error))
+            case Stopped() | KeyboardInterrupt() | SystemExit():
+                self.note(status="stopped", message=str(error) if isinstance(error, Stopped) else "stopped")
+            case Lost():
+                self.note(status="killed", message=str(error))
+            case _:
+                from rnnlab.cli import explain
+
+                said = explain(error)
+                if said is None:  # a fault, which deserves its traceback, here in the run's log
+                    log.info("failed", exc_info=error)
+                self.note(status="failed", message=said or f"{type(error).__name__}: {error}")
+        return isinstance(error, Pruned)
+
+
+def _alive(pid: Any) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, TypeError, ValueError):
+        return False
+    except OSError:  # of another user
+        return True
+    return True

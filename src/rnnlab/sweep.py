@@ -1,0 +1,233 @@
+"""Many runs: each in a folder of its own, none harmed by another's failure, none run twice."""
+
+import json
+import shlex
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from datetime import timedelta
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict
+
+from rnnlab import processes, record
+from rnnlab.errors import require
+
+Job = list[str]  # the overrides of a run
+PROGRESS = "progress.json"
+
+# Launchers that give up at the first job that was killed, by what they wait with: module, object, method
+WAITING = {"hydra_submitit_launcher": ("submitit", "Job", "results"), "hydra_ray_launcher": ("ray", None, "get")}
+
+
+class Jobs:
+    """Runs jobs by whatever launcher Hydra has, below the folder of a sweep.
+
+    A job is known by its overrides, so that a sweep which is started again in the same folder, perhaps with more jobs,
+    runs just what is missing, in the folder where it was begun.
+
+    **Arguments:**
+
+    - `launcher`: Hydra's; runs a list of jobs.
+    - `context`: Hydra's; composes the config of a job.
+    - `config`: of the sweep.
+    """
+
+    def __init__(self, launcher: Any, context: Any, config: Any):
+        self.launcher = launcher
+        self.context = context
+        self.config = config
+        self.folder = Path(config.hydra.sweep.dir)
+        found = [path.parent for path in self.folder.glob(f"*/{record.FILE}")]
+        self.folders = {_identity(record.read(folder).get("overrides") or []): folder for folder in found}
+        numbers = [path.name.partition("_")[0] for path in self.folder.glob("*/")]
+        self.next = max((int(number) + 1 for number in numbers if number.isdigit()), default=0)
+
+    def expect(self, jobs: list[Job]) -> None:
+        """Give a folder to those that have none.
+
+        **Raises:** what Hydra raises if the config of one cannot be composed.
+        """
+        for job in jobs:
+            if _identity(job) not in self.folders:
+                self.folders[_identity(job)] = self._new_folder(job)
+
+    def run(self, jobs: list[Job]) -> list[dict[str, Any]]:
+        """Run those that are not finished.
+
+        **Returns:** the record of each job.
+
+        **Raises:** whatever the launcher raises before any job has begun, and `UserError` if another process is at it.
+        """
+        missing = [job for job in jobs if self._status(job) not in record.DONE]
+        busy = [str(self._of(job)) for job in self._alive(missing)]
+        require(not busy, f"{', '.join(busy[:3])}: another process is running this. Wait for it, or end it.")
+        if missing:
+            self._launch(missing)
+        for job in missing:
+            self._account(job)
+        return [self._record(job) for job in jobs]
+
+    def _launch(self, jobs: list[Job]) -> None:
+        since = time.time()
+        try:
+            self._call(jobs)
+        except Exception as error:
+            begun = [job for job in jobs if self._begun(job, since)]
+            if not begun:
+                raise
+            # a launcher may lose all its jobs with one that was killed: the others first, then each suspect alone
+            print(f"The launcher gave up: {type(error).__name__}. Unfinished jobs are started again.", file=sys.stderr)
+            while self._alive(begun):
+                time.sleep(0.1)
+            suspects = [job for job in begun if self._status(job) == "killed"]
+            for group in ([job for job in jobs if job not in begun], *([job] for job in suspects)):
+                with suppress(Exception):  # what became of them they say themselves
+                    self._call(group)
+
+    def _call(self, jobs: list[Job]) -> None:
+        numbered = [[*job, f"hydra.sweep.subdir={_quoted(self._of(job).name)}"] for job in jobs]
+        with _waiting_for_all(self.launcher):
+            self.launcher.launch(numbered, initial_job_idx=0)
+
+    def _begun(self, job: Job, since: float) -> bool:
+        path = self._of(job) / record.FILE
+        return path.exists() and path.stat().st_mtime >= since
+
+    def _alive(self, jobs: list[Job]) -> list[Job]:
+        return [job for job in jobs if self._status(job) == "running" and record.here(self._record(job))]
+
+    def _account(self, job: Job) -> None:
+        """Say of a job that is over without a word that it was killed, now that its launcher has returned."""
+        said = self._record(job)
+        if record.status(said) in ("running", "killed", "None"):
+            lost = {"status": "killed", "message": "ended without a word: killed, perhaps for its memory"}
+            record.write(self._of(job), {"overrides": job, "settings": {}, **said, **lost})
+
+    def _status(self, job: Job) -> str:
+        return record.status(self._record(job))
+
+    def _record(self, job: Job) -> dict[str, Any]:
+        return record.read(self._of(job))
+
+    def _of(self, job: Job) -> Path:
+        return self.folders[_identity(job)]
+
+    def _new_folder(self, job: Job) -> Path:
+        """`hydra.sweep.subdir` with the first number that no job has had."""
+        config = self.context.config_loader.load_sweep_config(self.config, job)
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = self.next
+        self.next += 1
+        instance: Any = HydraConfig.instance()
+        before = instance.cfg
+        instance.set_config(config)
+        try:
+            return self.folder / str(config.hydra.sweep.subdir)
+        finally:
+            instance.cfg = before
+
+
+def begin(folder: Path, total: int) -> None:
+    """Say how many jobs a sweep has, before the first of them is run."""
+    over = sum(_states(folder)[state] for state in record.DONE)
+    if over:
+        print(f"{over} of {total} jobs are finished already.")
+    content = json.dumps({"jobs": total, "began": time.time(), "over": over})
+    (folder / PROGRESS).write_text(content + "\n", encoding="utf-8")
+
+
+def tell_progress(folder: Path) -> None:
+    """Say after a job how many are over, and how long the others will take if they are like those."""
+    try:
+        sweep = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a sweep by another sweeper
+        return
+    states = _states(folder)
+    over = states.total() - states["running"]
+    each = (time.time() - sweep["began"]) / max(1, over - sweep["over"])
+    failed = f", {states['failed']} failed" if states["failed"] else ""
+    left = timedelta(seconds=round(each * max(0, sweep["jobs"] - over)))
+    print(f"{over} of {sweep['jobs']} jobs are over{failed}, {left} left")
+
+
+def _states(folder: Path) -> Counter[str]:
+    return Counter(record.status(record.read(path.parent)) for path in folder.glob(f"*/{record.FILE}"))
+
+
+@contextmanager
+def going_on(config: Any) -> Iterator[Path]:
+    """Around a sweep: gives its folder, and says how to go on if the sweep does not come to its end."""
+    require(
+        not processes.by_others(), "torchrun and srun start the processes of one run: use -m with trainer=ddp instead."
+    )
+    folder = Path(config.hydra.sweep.dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, folder / "multirun.yaml")
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield folder
+    except BaseException:
+        print(f"To go on with what is missing: {_command(folder)}", file=sys.stderr)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def conclude(folder: Path) -> None:
+    """Show what a sweep found, and leave it as `results.csv` and `results.png` in its folder.
+
+    **Raises:** `UserError` if a job failed.
+    """
+    from rnnlab.results import summarise
+
+    runs = summarise(folder)
+    failed = [run for run in runs if record.status(run) not in record.DONE]
+    require(not failed, f"{len(failed)} of {len(runs)} jobs have no result; why, is said above.")
+
+
+def _command(folder: Path) -> str:
+    where = [] if any(word.startswith("hydra.sweep.dir=") for word in sys.argv) else [f"hydra.sweep.dir={folder}"]
+    return shlex.join(["python", *sys.argv, *where])
+
+
+def _waiting_for_all(launcher: Any) -> Any:
+    """Have a launcher wait for all its jobs; the records say what became of them."""
+    module = type(launcher).__module__
+    place, owner, name = next((value for key, value in WAITING.items() if key in module), (None, None, ""))
+    if place is None:
+        return nullcontext()
+    return _never_raising(getattr(import_module(place), owner) if owner else import_module(place), name)
+
+
+@contextmanager
+def _never_raising(owner: Any, name: str) -> Iterator[None]:
+    original = getattr(owner, name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(*args, **kwargs)
+        except Exception as error:
+            print(f"A job was lost: {type(error).__name__}.", file=sys.stderr)
+            return [None]
+
+    setattr(owner, name, call)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def _identity(job: Job) -> tuple[str, ...]:
+    return tuple(sorted(job))
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
