@@ -162,7 +162,8 @@ def test_ddp_is_one_process_with_the_same_global_batch(script):
     two, together = final("run-ddp", "trainer=ddp_cpu", "data.batch_size=16", "trainer.max_epochs=2")
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
     assert two.metrics == pytest.approx(one.metrics, abs=1e-6)
-    assert len(two.stdout.splitlines()) == len(one.stdout.splitlines())  # nothing is printed twice
+    assert two.stdout.startswith("batch of a step: 32 = 2 processes x 1 batches x 16\n")
+    assert len(two.stdout.splitlines()) == len(one.stdout.splitlines()) + 1  # nothing is printed twice
     names = [path.name for path in two.folder.iterdir()]
     assert sum(name.startswith("events") for name in names) == sum(
         path.name.startswith("events") for path in one.folder.iterdir()

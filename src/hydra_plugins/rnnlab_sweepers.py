@@ -1,5 +1,6 @@
 """How `-m` sweeps: a grid of jobs, or a search by Optuna. Hydra finds its plugins in this namespace."""
 
+from importlib.util import find_spec
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -49,6 +50,10 @@ class Optuna(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         from rnnlab import sweep
+        from rnnlab.errors import require
+
+        needed = 'sweep=optuna needs a package: pip install "rnnlab[sweep]", in a clone -e ".[sweep]".'
+        require(find_spec("optuna") is not None, needed)
         from rnnlab.search import database, search
 
         config: Any = self.config

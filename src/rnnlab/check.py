@@ -82,7 +82,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "top_k": (_whole(0), "a whole number; 0 keeps all"),
     "top_p": (lambda value: _number(0)(value) and 0 < value <= 1, "a number above 0, at most 1"),
     "seed": (lambda value: _whole(0)(value) and value < 2**32, "a whole number, 0 or more and below 2^32"),
-    **dict.fromkeys(("bidirectional", "tied", "backtest", "residual"), (_is_switch, "true or false")),
+    **dict.fromkeys(
+        ("bidirectional", "tied", "backtest", "residual", "tf32", "compile"), (_is_switch, "true or false")
+    ),
     "readout": (lambda value: value in ("last", "mean"), "last or mean"),
     "init": (lambda value: value in ("default", "identity", "orthogonal"), "default, identity or orthogonal"),
     "forget_bias": (lambda value: value is None or _number(-100, 100)(value), "a number, or null"),

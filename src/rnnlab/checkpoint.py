@@ -17,6 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from rnnlab import conf
 from rnnlab.errors import UserError, require
+from rnnlab.guard import largest
 
 FORMAT = 1
 
@@ -95,8 +96,8 @@ class BestAndLast(Checkpoint):
             shutil.copyfile(best, self.best)
 
     def _save(self, trainer: pl.Trainer) -> None:
-        largest = torch.stack([weight.detach().abs().max() for weight in trainer.lightning_module.parameters()]).max()
-        _require_finite("a weight", largest.item(), trainer.global_step)
+        size = largest([weight.detach() for weight in trainer.lightning_module.parameters()])
+        _require_finite("a weight", size.item(), trainer.global_step)
         improved = self._improved(trainer)
         trainer.save_checkpoint(self.last)
         self.saved_step = trainer.global_step

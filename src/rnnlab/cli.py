@@ -17,6 +17,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rnnlab import conf, processes
 from rnnlab.errors import UserError
 
+LAUNCHERS = {"joblib": "sweep", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}  # and their extras
+
 
 def run(main: Callable[[], Any]) -> None:
     """Call a `hydra.main`, with Hydra's way of reporting exceptions replaced by `explain`."""
@@ -69,6 +71,8 @@ def explain(error: BaseException) -> str | None:
     match error:
         case UserError():
             return str(error)
+        case MissingConfigException(missing_cfg_file=str(name)) if name.startswith("hydra/launcher/"):
+            return _no_launcher(name.rpartition("/")[2])
         case MissingConfigException(missing_cfg_file=str(name)) if "/" in name:
             group, _, option = name.partition("/")
             options = ", ".join(conf.options(group))
@@ -109,6 +113,12 @@ def _stop(error: Exception) -> None:
 def _with_cause(error: BaseException) -> str:
     lines = [str(error).strip(), *([str(error.__cause__).strip().split("\n")[0]] if error.__cause__ else [])]
     return "\n".join(lines)
+
+
+def _no_launcher(name: str) -> str:
+    if (extra := LAUNCHERS.get(name)) is None:
+        return f"hydra/launcher={name}: there is no such launcher. Use basic, {', '.join(LAUNCHERS)}."
+    return f'hydra/launcher={name} needs a package: pip install "rnnlab[{extra}]", in a clone -e ".[{extra}]".'
 
 
 def _unknown_key(key: str) -> str:

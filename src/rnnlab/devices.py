@@ -14,6 +14,12 @@ def check_devices(trainer: DictConfig) -> None:
     **Raises:** `UserError` for a GPU where there is none, and for more devices than there are.
     """
     kind, devices = trainer.accelerator, trainer.devices
+    tasks = os.environ.get("SLURM_NTASKS_PER_NODE")
+    require(
+        tasks is None or not isinstance(devices, int) or devices in (-1, int(tasks)),
+        f"trainer.devices={devices}, but Slurm has started {tasks} processes on each node: srun "
+        f"--ntasks-per-node={devices}, for jobs of a sweep hydra.launcher.tasks_per_node={devices}.",
+    )
     gpus = CUDAAccelerator.auto_device_count() if CUDAAccelerator.is_available() else int(MPSAccelerator.is_available())
     if kind in ("gpu", "cuda", "mps") and not gpus:
         raise UserError(f"trainer.accelerator={kind}: torch finds no GPU here. Use trainer=cpu or trainer=ddp_cpu.")

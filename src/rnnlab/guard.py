@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from rnnlab.errors import UserError
@@ -33,12 +34,13 @@ class Guard:
         if not gradients:
             return
         if clip:
-            norm = torch.nn.utils.get_total_norm(gradients)
+            norm = total_norm(gradients)
             torch.nn.utils.clip_grads_with_norm_(weights, clip, norm)
             bad = ~norm.isfinite()
         else:
             bad = _any_not_finite(gradients)
-        on_device = bad.device.type != "cpu" and getattr(optimizer, "_step_supports_amp_scaling", False)
+        fused = getattr(optimizer, "_step_supports_amp_scaling", False) and optimizer.param_groups[0].get("fused")
+        on_device = bad.device.type != "cpu" and fused
         if on_device and optimizer.state:  # before the first step there is nothing that it could leave as it is
             optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
             self.bad = bad.int()
@@ -58,8 +60,38 @@ class Guard:
             )
 
 
+def total_norm(tensors: list[Any]) -> Tensor:
+    """The norm of all numbers in all tensors; of shards (`rnnlab.network.shard`) that of the whole, on every rank."""
+    norm = torch.nn.utils.get_total_norm(_local(tensors))
+    return torch.linalg.vector_norm(_of_all_ranks(norm, tensors)) if _sharded(tensors) else norm
+
+
+def largest(tensors: list[Any]) -> Tensor:
+    """The size of the largest number in all tensors, not a number if one is; on every rank the same."""
+    sizes = [tensor.abs().max() for tensor in _local(tensors) if tensor.numel()]
+    size = torch.stack(sizes).max() if sizes else torch.zeros((), device=tensors[0].device)
+    return _of_all_ranks(size, tensors).max() if _sharded(tensors) else size
+
+
 def _any_not_finite(tensors: list[Any]) -> Tensor:
     found = torch.zeros((), device=tensors[0].device)
     # a single kernel, and nothing is added up that could overflow; it multiplies by the last argument
-    torch._amp_foreach_non_finite_check_and_unscale_(tensors, found, torch.ones_like(found))
-    return found > 0
+    torch._amp_foreach_non_finite_check_and_unscale_(_local(tensors), found, torch.ones_like(found))
+    return (_of_all_ranks(found, tensors).max() if _sharded(tensors) else found) > 0
+
+
+def _sharded(tensors: list[Any]) -> bool:
+    return bool(tensors) and isinstance(tensors[0], DTensor)
+
+
+def _local(tensors: list[Any]) -> list[Tensor]:
+    """What this rank holds of each; it may be nothing."""
+    return [tensor.to_local() for tensor in tensors] if _sharded(tensors) else tensors
+
+
+def _of_all_ranks(number: Tensor, shards: list[DTensor]) -> Tensor:
+    """What each rank has worked out of its shards, (ranks,)."""
+    mesh = shards[0].device_mesh
+    numbers = number.new_empty(mesh.size())
+    torch.distributed.all_gather_single(numbers, number[None], group=mesh.get_group())
+    return numbers

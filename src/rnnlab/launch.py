@@ -1,6 +1,7 @@
 """Several processes under Hydra."""
 
 import os
+import re
 import sys
 import threading
 import time
@@ -13,7 +14,7 @@ import torch.distributed
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch.strategies.launchers import subprocess_script
-from omegaconf import flag_override
+from omegaconf import OmegaConf, flag_override
 
 import __main__
 from rnnlab import conf, processes
@@ -39,7 +40,8 @@ def own_job(*overrides: str) -> Iterator[None]:
     if cfg is not None and cfg.hydra.mode == RunMode.MULTIRUN:
         with flag_override(cfg.hydra, ["readonly", "struct"], False):
             cfg.hydra.run.dir = cfg.hydra.runtime.output_dir
-        sys.argv[:] = [str(_script(cfg)), *_flags(cfg), *cfg.hydra.overrides.task, "hydra.mode=RUN"]
+        job: Any = OmegaConf.to_container(cfg.hydra.overrides.task)
+        sys.argv[:] = [str(_script(cfg)), *_flags(cfg), *job, "hydra.mode=RUN"]
         __main__.__spec__ = None  # else the launcher would run this module again
     sys.argv += overrides
     if processes.is_child():
@@ -49,10 +51,13 @@ def own_job(*overrides: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if lost := [observer.lost for observer in others if observer.lost]:
-            raise Lost(f"{lost[0]} The checkpoints are intact: go on with ckpt=last.") from error
         error.on_every_rank = True  # type: ignore[attr-defined]  # the first will tell
-        raise
+        if not (isinstance(error, RuntimeError) and re.search("gloo|nccl", str(error), re.IGNORECASE)):
+            raise
+        lost = next((observer.lost for observer in others if observer.lost), "Another process of this run is gone.")
+        told = Lost(f"{lost} The checkpoints are intact: go on with ckpt=last.")
+        told.on_every_rank = True  # type: ignore[attr-defined]
+        raise told from error
     finally:
         for observer in others:
             observer.over.set()

@@ -1,5 +1,6 @@
 """The one network: a recurrent cell and a linear read-out."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from rnnlab.cells import make_cell
+from rnnlab.cells.stack import Stack
 from rnnlab.errors import require
 
 Readout = Literal["last", "mean", "all"]
@@ -150,3 +152,21 @@ def each(state: Any, function: Callable[[Tensor], Any]) -> Any:
     if isinstance(state, Tensor):
         return function(state)
     return tuple(each(part, function) for part in state) if isinstance(state, tuple | list) else state
+
+
+def shard(network: nn.Module, device_type: str) -> list[Any]:
+    """Leave each process its share of every weight; all are together while they are used, cell after cell (FSDP2).
+
+    **Returns:** the parts that come together at once: each cell, and last the network with what is in none.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    # of what a cell returns nothing is changed in place
+    warnings.filterwarnings("ignore", ".*returned a view tensor.*")
+    # cuDNN copies the weights of a cell into one piece
+    warnings.filterwarnings("ignore", ".*not part of single contiguous chunk of memory.*")
+    cells = [part.cell for part in network.modules() if isinstance(part, SimpleRNN)]
+    layers = [layer for cell in cells for layer in (cell.cells if isinstance(cell, Stack) else [cell])]
+    mesh = init_device_mesh(device_type, (torch.distributed.get_world_size(),))
+    return [fully_shard(part, mesh=mesh) for part in (*layers, network)]

@@ -54,7 +54,9 @@ def write(out: str, trainer: pl.Trainer, model: Task, datamodule: SequenceData) 
     require(any(scored), f"out={out}: with trainer.limit_{split}_batches=0 nothing is predicted.")
     number = scored[0]
     device = trainer.strategy.root_device
-    model.to(device).eval()
+    if model.device != device:  # shards stay where they are
+        model.to(device)
+    model.eval()
     with _replaced(out) as file:
         table = csv.writer(file)
         steps = ["step"] * spec.every_step

@@ -2,7 +2,10 @@
 
 import os
 import time
+from importlib import import_module
 from typing import Any
+
+from rnnlab.errors import require
 
 
 def is_child() -> bool:
@@ -30,10 +33,25 @@ def started_again() -> bool:
 
 
 def settle(trainer: Any) -> None:
-    """Under torchrun, set a trainer's `devices` and `num_nodes` to the processes that it has started."""
+    """Under torchrun or srun, set a trainer's `devices` and `num_nodes` to the processes that there are.
+
+    **Raises:** `UserError` in a Slurm job of several processes that srun has not started.
+    """
     if _by_torchrun():
-        on_this_machine, all_in_all = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
-        trainer.devices, trainer.num_nodes = on_this_machine, all_in_all // on_this_machine
+        here, all_in_all = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+        trainer.devices, trainer.num_nodes = here, all_in_all // here
+    elif by_others():
+        trainer.num_nodes = int(os.environ["SLURM_NNODES"])
+        trainer.devices = int(os.environ["SLURM_NTASKS"]) // trainer.num_nodes
+        # Lightning wants the first, and takes a job of salloc's name for one without srun
+        os.environ["SLURM_NTASKS_PER_NODE"] = str(trainer.devices)
+        os.environ["SLURM_JOB_NAME"] = "srun"
+    tasks, started = int(os.environ.get("SLURM_NTASKS", "1")), "SLURM_STEP_ID" in os.environ
+    interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    require(
+        tasks == 1 or started or interactive,
+        f"Slurm has {tasks} tasks for this job, and this is the only process: begin the command with srun.",
+    )
 
 
 def agree_on_start() -> None:
@@ -44,11 +62,15 @@ def agree_on_start() -> None:
     if not by_others():
         return
     if _by_torchrun():
-        from torch.distributed import TCPStore
+        from torch.distributed import PrefixStore, TCPStore
 
         store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
         mine = time.strftime("%Y-%m-%d_%H-%M-%S")
         os.environ["RNNLAB_START"] = store.compare_set("rnnlab/start", "", mine).decode()  # that of the first
+        # torchrun's store outlives the processes that it starts again, and holds the addresses of those that are gone
+        rendezvous: Any = import_module("torch.distributed.rendezvous")
+        attempt, make_store = os.environ["TORCHELASTIC_RESTART_COUNT"], rendezvous._create_c10d_store
+        rendezvous._create_c10d_store = lambda *place, **how: PrefixStore(attempt, make_store(*place, **how))
     else:
         os.environ["RNNLAB_START"] = f"slurm_{os.environ['SLURM_JOB_ID']}_{os.environ['SLURM_STEP_ID']}"
 

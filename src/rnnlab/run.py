@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rnnlab import checkpoint, conf, launch, processes, record, sweep
 from rnnlab.callbacks.stop import Stop
+from rnnlab.cells import minimal
 from rnnlab.check import check
 from rnnlab.console import tell
 from rnnlab.data.base import SequenceData
@@ -64,8 +66,13 @@ def _is_interrupted(left: str) -> bool:
 
 
 def _train(cfg: DictConfig, folder: Path, resume: str | None, about: record.Record) -> float | None:
+    torch.set_float32_matmul_precision("high" if cfg.tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = cfg.tf32  # which recurrent layers are computed by
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule, model = make_parts(cfg)
+    if cfg.compile:
+        minimal.scan = torch.compiler.disable(minimal.scan)  # a loop over time, which would be unrolled
+        model.network.compile()  # in place: the names of the weights stay as they are
     about.note(parameters=sum(weight.numel() for weight in model.parameters()))
     if resume:
         saved = checkpoint.load(resume)
@@ -76,12 +83,17 @@ def _train(cfg: DictConfig, folder: Path, resume: str | None, about: record.Reco
         keeper.inherit(resume)
     with launch.own_job(*([f"ckpt='{resume}'"] if resume else [])):
         trainer = make_trainer(cfg, folder, keeper, Stop(keeper))
+        together, added_up = trainer.num_devices * trainer.num_nodes, trainer.accumulate_grad_batches
+        if together * added_up > 1:
+            batch = f"{together} processes x {added_up} batches x {datamodule.batch_size}"
+            tell(f"batch of a step: {together * added_up * datamodule.batch_size} = {batch}")
         for board in boards(trainer):
             board.log_hyperparams(_settings(cfg))
             board.experiment.add_text("config", verbatim(OmegaConf.to_yaml(cfg, resolve=True)))
         trainer.fit(model, datamodule=datamodule, ckpt_path=resume, weights_only=True)
         best = trainer.strategy.broadcast(str(keeper.best))
         _score(trainer, model, datamodule, best)
+        model.gather()  # on every rank, for what the first shows
         if trainer.is_global_zero:
             scores = _tell(trainer, model, datamodule, folder)
             if boards(trainer):
@@ -116,6 +128,7 @@ def evaluate(cfg: DictConfig) -> None:
         alone = trainer.num_devices * trainer.num_nodes == 1
         require(out is None or alone, f"out={out} is written by a single process: set trainer.devices=1.")
         _score(trainer, model, datamodule)
+        model.gather()
         if trainer.is_global_zero:
             _tell(trainer, model, datamodule, folder)
         if out is not None:

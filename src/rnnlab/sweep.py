@@ -1,6 +1,7 @@
 """Many runs: each in a folder of its own, none harmed by another's failure, none run twice."""
 
 import json
+import os
 import shlex
 import signal
 import sys
@@ -92,6 +93,8 @@ class Jobs:
                     self._call(group)
 
     def _call(self, jobs: list[Job]) -> None:
+        if type(self.launcher).__name__ == "LocalLauncher":  # submitit's, which has each job take all cores
+            os.environ.setdefault("OMP_NUM_THREADS", str(self.launcher.params.get("cpus_per_task") or 1))
         numbered = [[*job, f"hydra.sweep.subdir={_quoted(self._of(job).name)}"] for job in jobs]
         with _waiting_for_all(self.launcher):
             self.launcher.launch(numbered, initial_job_idx=0)

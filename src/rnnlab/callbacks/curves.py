@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rnnlab.errors import UserError
 from rnnlab.figures import boards, publish
+from rnnlab.guard import total_norm
 
 LOSSES = ("train/loss", "val/loss")
 
@@ -54,7 +55,7 @@ class Curves(pl.Callback):
         self.stepped = True
         if self.step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-            self.grad_norm = torch.nn.utils.get_total_norm(gradients)
+            self.grad_norm = total_norm(gradients)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

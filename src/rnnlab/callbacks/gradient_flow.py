@@ -18,6 +18,7 @@ from rnnlab.cells.stack import backwards
 from rnnlab.console import tell
 from rnnlab.errors import require
 from rnnlab.figures import Sparingly, publish
+from rnnlab.guard import total_norm
 
 SMALLEST = 1e-300  # what is less is shown as this
 DECADES = 25  # that a picture shows below the largest, at least
@@ -103,8 +104,17 @@ class GradientFlow(pl.Callback):
 
     def _probe(self, trainer: pl.Trainer, task: Any) -> None:
         self.probed = trainer.global_step
-        if not trainer.is_global_zero:
-            return
+        updates = {
+            f"update/{name}": total_norm([weight.detach() - before]) / total_norm([before])
+            for (name, weight), before in zip(task.named_parameters(), self.before, strict=False)
+        }
+        self.before = []
+        task.gather()
+        if trainer.is_global_zero:
+            self._look(trainer, task, updates)
+        task.scatter()
+
+    def _look(self, trainer: pl.Trainer, task: Any, updates: dict[str, Tensor]) -> None:
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         batch = datamodule.transfer_batch_to_device(datamodule.example(self.batch_size), task.device, 0)
         task.eval()  # without dropout
@@ -118,9 +128,7 @@ class GradientFlow(pl.Callback):
         scores: dict[str, Any] = {"gradient_flow/skipped_steps": task.guard.skipped}
         for layer, direct in zip(layers, torch.autograd.grad(loss, [layer.out for layer in layers]), strict=True):
             scores |= self._measure(layer, direct, lengths, "" if len(layers) == 1 else f" {layer.name}")
-        for (name, weight), before in zip(task.named_parameters(), self.before, strict=False):
-            scores[f"update/{name}"] = (weight.detach() - before).norm() / before.norm()
-        self.before = []
+        scores |= updates
         numbers = torch.stack(
             [torch.as_tensor(score, dtype=torch.float64, device=loss.device) for score in scores.values()]
         )

@@ -36,10 +36,13 @@ class Pictures(pl.Callback):
             self._publish(trainer, task, "val")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        task: Any = pl_module
+        task.gather()  # on every rank, though only the first draws
         if self.late:
-            pl_module.eval()  # as in a validation
-            self._publish(trainer, pl_module, "val")
-            pl_module.train()
+            task.eval()  # as in a validation
+            self._publish(trainer, task, "val")
+            task.train()
+        task.scatter()
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import threading
+from contextlib import suppress
 from typing import Any
 
 import lightning.pytorch as pl
@@ -103,8 +104,9 @@ class Stop(pl.Callback):
 
     def _queue_again(self, trainer: pl.Trainer) -> None:
         others = self.replaced.get(self.agreed)
-        if callable(others):  # submitit queues its jobs again by itself
-            others(self.agreed, None)
+        if callable(others):  # submitit queues its jobs again by itself, as often as its settings say
+            with suppress(Exception):
+                others(self.agreed, None)
         elif trainer.is_global_zero:
             subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
 

@@ -17,7 +17,7 @@ from torchmetrics import Metric
 from rnnlab.console import tell
 from rnnlab.errors import UserError, require
 from rnnlab.guard import Guard
-from rnnlab.network import SimpleRNN, each
+from rnnlab.network import SimpleRNN, each, shard
 from rnnlab.spec import Kind, SequenceSpec
 
 Batch = tuple[Tensor, ...]  # x, y, and for text whether its sequences go on from those of the batch before
@@ -99,6 +99,7 @@ class Task(pl.LightningModule):
         self.guard = Guard()
         self.loaded_state: Any = None
         self.states: dict[str, Any] = {}  # what the last batch of a split left, for the next to go on from
+        self.shards: list[Any] = []  # parts of the network whose weights the ranks share, with trainer=fsdp
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the name of every hook that it calls, 40 times a step. nn.Module would first make sure,
@@ -143,6 +144,25 @@ class Task(pl.LightningModule):
         for name, score in scores.items():
             table.add_row(name, repr(score))
         return table
+
+    def configure_model(self) -> None:
+        """With `trainer=fsdp`, leave each rank its share of every weight. Lightning calls this before fit and test."""
+        if self.device_mesh is not None and not self.shards:
+            self.shards = shard(self.network, self.device_mesh.device_type)
+
+    def gather(self) -> None:
+        """Let each rank hold all weights and use them by itself, until `scatter`; without shards it does anyway."""
+        for part in self.shards:
+            part.set_reshard_after_forward(False, recurse=False)
+            part.set_reshard_after_backward(False, recurse=False)
+            part.unshard()
+
+    def scatter(self) -> None:
+        """Leave each rank its share again."""
+        for part in self.shards:
+            part.reshard()
+            part.set_reshard_after_forward(part is not self.network, recurse=False)  # whose backward pass comes next
+            part.set_reshard_after_backward(True, recurse=False)
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """See `SimpleRNN.forward`."""
@@ -189,6 +209,15 @@ class Task(pl.LightningModule):
         if skipped := int(self.guard.skipped):
             tell(f"{skipped} step{'s were' if skipped > 1 else ' was'} left out: no finite gradient.")
 
+    def on_validation_start(self) -> None:
+        self.gather()  # ranks may evaluate different numbers of batches
+
+    def on_validation_end(self) -> None:
+        self.scatter()
+
+    on_test_start = on_predict_start = on_validation_start
+    on_test_end = on_predict_end = on_validation_end
+
     def on_validation_epoch_end(self) -> None:
         self._report("val")
 
@@ -203,7 +232,19 @@ class Task(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.loaded_state = checkpoint.get("state")
 
+    def _unfuse(self, optimizer: Any) -> None:
+        """Shards know no fused kernel but Adam's."""
+        for group in optimizer.param_groups if self.shards else ():
+            require(
+                not isinstance(optimizer, torch.optim.SGD) or group["momentum"] > 0,
+                "optim.optimizer.momentum=0: with trainer=fsdp Lightning restores no optimizer that remembers nothing. "
+                "Set a momentum, or use trainer=ddp.",
+            )
+            if group.get("fused") and not isinstance(optimizer, torch.optim.Adam):
+                group["fused"] = False
+
     def on_train_start(self) -> None:
+        self._unfuse(self.trainer.optimizers[0])  # a checkpoint may have said otherwise
         saved, self.loaded_state = self.loaded_state, None
         # with other processes or batches the first batch says that it does not go on, and this is not used
         if saved is not None:
@@ -221,6 +262,7 @@ class Task(pl.LightningModule):
         make_optimizer = instantiate(self.optim["optimizer"], _convert_="all")
         with _arguments_of("optim.optimizer"):
             optimizer = make_optimizer(self.parameters())
+        self._unfuse(optimizer)
         if self.optim["scheduler"] is None:
             return optimizer
         make_scheduler = instantiate(self.optim["scheduler"], _convert_="all")
