@@ -27,7 +27,7 @@ class Grid(BasicSweeper):
             jobs = sweep.Jobs(self.launcher, self.hydra_context, self.config)
             overrides = parse(self.params, arguments, self.hydra_context)
             batches = [list(map(list, batch)) for batch in self.split_arguments(overrides, self.max_batch_size)]
-            jobs.expect([job for batch in batches for job in batch])
+            jobs.check([job for batch in batches for job in batch])
             sweep.begin(folder, sum(map(len, batches)))
             for batch in batches:
                 jobs.run(batch)

@@ -1,5 +1,6 @@
 """The five steps of a run."""
 
+import gc
 import json
 import logging
 import math
@@ -25,6 +26,8 @@ from rnnlab.errors import UserError, require
 from rnnlab.figures import boards, verbatim
 from rnnlab.spec import SequenceSpec
 from rnnlab.tasks.base import Task
+
+gc.freeze()  # what is imported stays: collecting garbage, as a sweep does often, need not look at it
 
 
 def train(cfg: DictConfig) -> float | None:

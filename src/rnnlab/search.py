@@ -67,7 +67,7 @@ def search(
         if not trials:
             break
         batch = [[*fixed, *_chosen(trial), f"callbacks.pruning.trial={trial.number}"] for trial in trials]
-        jobs.expect(batch)
+        jobs.check(batch)
         for trial, said in zip(trials, jobs.run(batch), strict=True):
             _tell(study, trial, said)
     done = study.get_trials(states=(TrialState.COMPLETE,))

@@ -45,19 +45,24 @@ class Jobs:
         self.context = context
         self.config = config
         self.folder = Path(config.hydra.sweep.dir)
-        found = [path.parent for path in self.folder.glob(f"*/{record.FILE}")]
-        self.folders = {_identity(record.read(folder).get("overrides") or []): folder for folder in found}
+        self.folders: dict[tuple[str, ...], Path] = {}
+        self._look()
         numbers = [path.name.partition("_")[0] for path in self.folder.glob("*/")]
         self.next = max((int(number) + 1 for number in numbers if number.isdigit()), default=0)
 
-    def expect(self, jobs: list[Job]) -> None:
-        """Give a folder to those that have none.
+    def check(self, jobs: list[Job]) -> None:
+        """Compose the configs of some jobs, so that what is wrong with them is said before the first one is run.
 
-        **Raises:** what Hydra raises if the config of one cannot be composed.
+        Of those that choose the same options of all groups one is taken: composing takes a tenth of a second.
+
+        **Raises:** what Hydra raises if a config cannot be composed.
         """
-        for job in jobs:
-            if _identity(job) not in self.folders:
-                self.folders[_identity(job)] = self._new_folder(job)
+        loader = self.context.config_loader
+        keys = {override.partition("=")[0] for job in jobs for override in job}
+        groups = {key for key in keys if loader.get_group_options(key.lstrip("+~"))}
+        chosen = {tuple(part for part in job if part.partition("=")[0] in groups): job for job in jobs}
+        for job in chosen.values():
+            loader.load_sweep_config(self.config, job)
 
     def run(self, jobs: list[Job]) -> list[dict[str, Any]]:
         """Run those that are not finished.
@@ -67,7 +72,7 @@ class Jobs:
         **Raises:** whatever the launcher raises before any job has begun, and `UserError` if another process is at it.
         """
         missing = [job for job in jobs if self._status(job) not in record.DONE]
-        busy = [str(self._of(job)) for job in self._alive(missing)]
+        busy = [str(self.folders[_identity(job)]) for job in self._alive(missing)]
         require(not busy, f"{', '.join(busy[:3])}: another process is running this. Wait for it, or end it.")
         if missing:
             self._launch(missing)
@@ -93,15 +98,28 @@ class Jobs:
                     self._call(group)
 
     def _call(self, jobs: list[Job]) -> None:
+        """Launch jobs: those that were begun in their folder, others in the one that Hydra makes of the next number."""
         if type(self.launcher).__name__ == "LocalLauncher":  # submitit's, which has each job take all cores
             os.environ.setdefault("OMP_NUM_THREADS", str(self.launcher.params.get("cpus_per_task") or 1))
-        numbered = [[*job, f"hydra.sweep.subdir={_quoted(self._of(job).name)}"] for job in jobs]
-        with _waiting_for_all(self.launcher):
-            self.launcher.launch(numbered, initial_job_idx=0)
+        first, self.next = self.next, self.next + len(jobs)
+        try:
+            with _waiting_for_all(self.launcher):
+                self.launcher.launch([[*job, *self._place(job)] for job in jobs], initial_job_idx=first)
+        finally:
+            self._look()
+
+    def _place(self, job: Job) -> Job:
+        folder = self.folders.get(_identity(job))
+        return [] if folder is None else [f"hydra.sweep.subdir={_quoted(folder.name)}"]
+
+    def _look(self) -> None:
+        """Find the folders of jobs."""
+        found = [path.parent for path in self.folder.glob(f"*/{record.FILE}")]
+        self.folders |= {_identity(record.read(folder).get("overrides") or []): folder for folder in found}
 
     def _begun(self, job: Job, since: float) -> bool:
-        path = self._of(job) / record.FILE
-        return path.exists() and path.stat().st_mtime >= since
+        folder = self.folders.get(_identity(job))
+        return folder is not None and (folder / record.FILE).stat().st_mtime >= since
 
     def _alive(self, jobs: list[Job]) -> list[Job]:
         return [job for job in jobs if self._status(job) == "running" and record.here(self._record(job))]
@@ -111,16 +129,16 @@ class Jobs:
         said = self._record(job)
         if record.status(said) in ("running", "killed", "None"):
             lost = {"status": "killed", "message": "ended without a word: killed, perhaps for its memory"}
-            record.write(self._of(job), {"overrides": job, "settings": {}, **said, **lost})
+            folder = self.folders.get(_identity(job)) or self._new_folder(job)
+            self.folders[_identity(job)] = folder
+            record.write(folder, {"overrides": job, "settings": {}, **said, **lost})
 
     def _status(self, job: Job) -> str:
         return record.status(self._record(job))
 
     def _record(self, job: Job) -> dict[str, Any]:
-        return record.read(self._of(job))
-
-    def _of(self, job: Job) -> Path:
-        return self.folders[_identity(job)]
+        folder = self.folders.get(_identity(job))
+        return record.read(folder) if folder else {}
 
     def _new_folder(self, job: Job) -> Path:
         """`hydra.sweep.subdir` with the first number that no job has had."""
