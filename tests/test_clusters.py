@@ -106,7 +106,7 @@ def test_a_job_that_slurm_warns_queues_itself_again_and_goes_on(slurm, tmp_path)
         time.sleep(0.2)
     time.sleep(3)
     sh(f"scontrol update JobId={number} StartTime=now", **slurm)
-    wait_for(folder / "metrics.json")
+    wait_for(folder / "metrics.json", 180)
     log = (tmp_path / "log").read_text()
     assert log.count("Stopped by SIGUSR1 at step") == log.count("goes on at step") == 1
     assert records(tmp_path)[0]["status"] == "finished"

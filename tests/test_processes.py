@@ -32,8 +32,8 @@ def end(process, within=60):
         process.kill()
 
 
-def wait_for(path):
-    deadline = time.monotonic() + 60
+def wait_for(path, within=60):
+    deadline = time.monotonic() + within
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} does not appear"
         time.sleep(0.05)

@@ -11,6 +11,7 @@ import torch
 OWN = """
 import json, os, signal
 import lightning.pytorch as pl
+import torch
 
 class Die(pl.Callback):
     def __init__(self, seed, times=1):
@@ -34,11 +35,11 @@ class DieOnce(pl.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 class Spy(pl.Callback):
-    def on_train_start(self, trainer, module):
-        sizes = {"rank": trainer.global_rank, "hidden_size": module.network.cell.hidden_size,
-                 "lr": trainer.optimizers[0].param_groups[0]["lr"]}
+    def on_train_batch_start(self, trainer, module, batch, index):
+        seen = {"rank": trainer.global_rank, "hidden_size": module.network.cell.hidden_size,
+                "lr": trainer.optimizers[0].param_groups[0]["lr"], "random": torch.rand(1).item()}
         with open(f"{trainer.default_root_dir}/rank{trainer.global_rank}.json", "w") as file:
-            json.dump(sizes, file)
+            json.dump(seen, file)
 """
 SMALL = ("data=hello", "data.epoch_steps=5", "trainer.max_epochs=4", "logger=none", "trainer=cpu")
 
@@ -156,6 +157,7 @@ def test_both_ranks_of_a_trial_have_the_same_settings(script, tmp_path, own):
     assert len(jobs) == 2
     for job in jobs:
         first, second = (json.loads((job / f"rank{rank}.json").read_text()) for rank in (0, 1))
+        assert first.pop("random") != second.pop("random")  # dropout
         settings = json.loads((job / "run.json").read_text())["settings"]
         assert (first.pop("rank"), second.pop("rank")) == (0, 1)
         assert first == second == {"hidden_size": settings["cell.hidden_size"], "lr": settings["optim.lr"]}

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed as dist
 from hydra.errors import HydraException
 from hydra.utils import get_class
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -39,7 +40,8 @@ class AtomicIO(TorchCheckpointIO):
 class BestAndLast(Checkpoint):
     """Keeps `last.ckpt` and `best.ckpt`, both decided after each validation and at the end of training.
 
-    torch's random numbers go on where a checkpoint left them, so that a resumed run draws the same dropout.
+    torch's random numbers, which differ between ranks, go on where a checkpoint left them, so that a resumed run draws
+    the same dropout.
 
     **Arguments:**
 
@@ -58,7 +60,8 @@ class BestAndLast(Checkpoint):
         self.config = config
         self.best_score: float | None = None
         self.saved_step = -1
-        self.random_states: list[torch.Tensor] | None = None
+        self.rank = 0
+        self.random_states: list[list[torch.Tensor]] | None = None  # of each rank
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
@@ -71,16 +74,25 @@ class BestAndLast(Checkpoint):
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
         checkpoint["rnnlab"] = {"format": FORMAT, **self.config}
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.rank = trainer.global_rank
+        if self.rank > 0:  # until now every rank drew the same, for the same weights
+            torch.manual_seed(torch.initial_seed() + self.rank)
+
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, i: int) -> None:
         if self.random_states is not None:  # only now has all been built that draws random numbers
-            cpu, *gpus = self.random_states
+            cpu, *gpus = self.random_states[self.rank % len(self.random_states)]
             torch.set_rng_state(cpu)
             if len(gpus) == torch.cuda.device_count():
                 torch.cuda.set_rng_state_all(gpus)
             self.random_states = None
 
     def state_dict(self) -> dict[str, Any]:
-        random_states = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+        mine = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+        random_states = [mine]
+        if dist.is_initialized():
+            random_states *= dist.get_world_size()
+            dist.all_gather_object(random_states, mine)
         return {"monitor": self.monitor, "best_score": self.best_score, "random_states": random_states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

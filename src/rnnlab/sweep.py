@@ -72,7 +72,7 @@ class Jobs:
         **Raises:** whatever the launcher raises before any job has begun, and `UserError` if another process is at it.
         """
         missing = [job for job in jobs if self._status(job) not in record.DONE]
-        busy = [str(self.folders[_identity(job)]) for job in self._alive(missing)]
+        busy = [str(self._of(job)) for job in self._alive(missing)]
         require(not busy, f"{', '.join(busy[:3])}: another process is running this. Wait for it, or end it.")
         if missing:
             self._launch(missing)
@@ -101,16 +101,17 @@ class Jobs:
         """Launch jobs: those that were begun in their folder, others in the one that Hydra makes of the next number."""
         if type(self.launcher).__name__ == "LocalLauncher":  # submitit's, which has each job take all cores
             os.environ.setdefault("OMP_NUM_THREADS", str(self.launcher.params.get("cpus_per_task") or 1))
-        first, self.next = self.next, self.next + len(jobs)
+        new = [job for job in jobs if _identity(job) not in self.folders]
+        begun = [[*job, f"hydra.sweep.subdir={_quoted(self._of(job).name)}"] for job in jobs if job not in new]
+        first, self.next = self.next, self.next + len(new)
         try:
             with _waiting_for_all(self.launcher):
-                self.launcher.launch([[*job, *self._place(job)] for job in jobs], initial_job_idx=first)
+                self.launcher.launch([*new, *begun], initial_job_idx=first)
         finally:
             self._look()
 
-    def _place(self, job: Job) -> Job:
-        folder = self.folders.get(_identity(job))
-        return [] if folder is None else [f"hydra.sweep.subdir={_quoted(folder.name)}"]
+    def _of(self, job: Job) -> Path:
+        return self.folders[_identity(job)]
 
     def _look(self) -> None:
         """Find the folders of jobs."""
