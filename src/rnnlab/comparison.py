@@ -310,10 +310,15 @@ def _curves(runs: Sequence[Run], metric: str) -> tuple[str, dict[int, Curve]]:
     """The name of the curves that most of these runs have, of those that belong to the metric, and its points."""
     read = {index: content for index, run in enumerate(runs) if (content := _read_curves(run))}
     monitor = Counter(run.monitor for run in runs).most_common(1)[0][0]
-    wanted = [metric.replace("test/", "val/", 1), monitor, "val/loss", "train/loss"]
-    name = next((name for name in wanted if any(name in content for content in read.values())), "")
-    found = {index: points for index, content in read.items() if (points := _points(content.get(name)))}
-    return name, found
+    wanted = dict.fromkeys([metric.replace("test/", "val/", 1), monitor, "val/loss", "train/loss"])
+    found = {
+        name: {index: points for index, content in read.items() if (points := _points(content.get(name)))}
+        for name in wanted
+    }
+    # a single validation is no curve
+    drawn = [name for name in wanted if any(len(steps) > 1 for steps, _ in found[name].values())]
+    name = next(iter([*drawn, *filter(found.get, wanted)]), "")
+    return name, found.get(name, {})
 
 
 def _read_curves(run: Run) -> dict[str, Any]:
