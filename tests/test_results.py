@@ -14,6 +14,7 @@ import pytest
 from omegaconf import OmegaConf
 from test_errors import ROOT, message_of
 
+from rnnlab import record as records
 from rnnlab.comparison import draw
 from rnnlab.errors import UserError
 from rnnlab.results import differing, read_runs, results, summarise
@@ -178,7 +179,7 @@ def test_what_nobody_set_by_hand_is_shown_where_nothing_else_explains_it(tmp_pat
 
 def test_what_became_of_runs(tmp_path, table, capsys):
     run(tmp_path, "cell=rnn", "optim.lr=0.01", "seed=1", metrics={"test/loss": 0.5})
-    run(tmp_path, "cell=rnn", "seed=2", status="running", pid=os.getpid(), score=0.1)
+    run(tmp_path, "cell=rnn", "seed=2", status="running", pid=os.getpid(), born=records._born(os.getpid()), score=0.1)
     run(tmp_path, "cell=rnn", "seed=3", status="running", host="elsewhere")
     run(tmp_path, "cell=gru", "seed=1", status="running", score=0.1)
     run(tmp_path, "cell=gru", "seed=2", status="pruned", score=0.2)

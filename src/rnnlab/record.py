@@ -31,7 +31,8 @@ def status(record: dict[str, Any]) -> str:
 
     Of a process on another machine nobody knows: it is running until somebody says otherwise.
     """
-    if record.get("status") == "running" and here(record) and not _alive(record.get("pid")):
+    lives = record.get("born") is not None and record["born"] == _born(record.get("pid"))
+    if record.get("status") == "running" and here(record) and not lives:
         return "killed"
     return str(record.get("status"))
 
@@ -70,6 +71,7 @@ class Record:
         self.content: dict[str, Any] = {
             "status": "running", "message": "", "overrides": overrides, "settings": {}, "monitor": None, "mode": None,
             "score": None, "parameters": None, "seconds": self.spent, "host": socket.gethostname(), "pid": os.getpid(),
+            "born": _born(os.getpid()),
         }  # fmt: skip
 
     def note(self, **content: Any) -> None:
@@ -103,11 +105,13 @@ class Record:
         return isinstance(error, Pruned)
 
 
-def _alive(pid: Any) -> bool:
+def _born(pid: Any) -> str | None:
+    """What tells a living process from others that have or had its number; `None` if there is none."""
     try:
         os.kill(int(pid), 0)
+        # of all that follows the name in brackets the 20th is when it began, in ticks since the machine did
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
     except (ProcessLookupError, TypeError, ValueError):
-        return False
-    except OSError:  # of another user
-        return True
-    return True
+        return None
+    except OSError:  # it is another user's, or this is no Linux
+        return ""

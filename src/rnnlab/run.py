@@ -44,6 +44,10 @@ def train(cfg: DictConfig) -> float | None:
     swept = hydra.mode == RunMode.MULTIRUN
     before = record.read(folder)
     left = record.status(before) if before.get("overrides") == overrides else "nothing"
+    require(
+        processes.is_child() or processes.by_others() or record.status(before) != "running" or not record.here(before),
+        f"{folder}: process {before.get('pid')} is at this run. Wait for it, or choose another folder.",
+    )
     if swept and left in record.DONE:
         return before["score"]
     last = folder / "checkpoints" / "last.ckpt"

@@ -195,8 +195,10 @@ def going_on(config: Any) -> Iterator[Path]:
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         yield folder
-    except BaseException:
+    except BaseException as error:
         print(f"To go on with what is missing: {_command(folder)}", file=sys.stderr)
+        if isinstance(error, KeyboardInterrupt):
+            raise SystemExit(128 + signal.SIGINT) from None
         raise
     finally:
         signal.signal(signal.SIGTERM, before)

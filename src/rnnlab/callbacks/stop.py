@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +16,7 @@ from rnnlab.checkpoint import BestAndLast
 from rnnlab.console import tell
 from rnnlab.errors import Stopped
 
+REPEATED = 1.0  # seconds within which a signal is the same one, by way of a shell, a scheduler, a wrapper
 WARNING = (signal.SIGUSR1, signal.SIGUSR2)  # what schedulers send some time before a job's end
 
 
@@ -23,7 +25,7 @@ class Stop(pl.Callback):
 
     A handler only notes the signal, because nothing else is safe in the middle of a collective operation. After each
     step the processes of a run agree whether one of them was asked (a maximum over all, started at one step and read
-    at the next, so that nothing waits), save together and end together. A second signal ends a process at once.
+    at the next, so that nothing waits), save together and end together. Who asks again after a second ends a process at once.
 
     SIGUSR1 and SIGUSR2, by which Slurm warns of a time limit, stop a run in the same way, and queue its job again.
 
@@ -37,6 +39,7 @@ class Stop(pl.Callback):
     def __init__(self, keeper: BestAndLast):
         self.keeper = keeper
         self.signal = 0
+        self.asked = 0.0
         self.agreed = 0
         self.group: Any = None
         self.asking: tuple[torch.Tensor, Any] | None = None  # what the ranks are about to agree on
@@ -78,8 +81,11 @@ class Stop(pl.Callback):
         self._release()
 
     def _note(self, number: int, frame: Any) -> None:
-        self.signal = number
-        signal.signal(number, signal.SIG_DFL)
+        if self.signal and time.monotonic() > self.asked + REPEATED:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        if not self.signal:
+            self.signal, self.asked = number, time.monotonic()
 
     def _agree(self) -> None:
         if self.group is None:
