@@ -17,7 +17,8 @@ from test_errors import ROOT, message_of
 from rnnlab import record as records
 from rnnlab.comparison import draw
 from rnnlab.errors import UserError
-from rnnlab.results import differing, read_runs, results, summarise
+from rnnlab.results import results, summarise
+from rnnlab.runs import differing, read_runs
 
 GONE = 2**22 + 1  # more than the largest process id of Linux
 numbers = count()

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter, NullLocator
 
-from rnnlab.results import MISSING, Run, better, brief, differing, headline, number, parse
+from rnnlab.runs import MISSING, Run, better, brief, differing, headline, number, parse
 
 LINES = 8  # that can be told apart
 LISTED = 20  # colours in a legend

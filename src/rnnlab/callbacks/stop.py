@@ -25,7 +25,8 @@ class Stop(pl.Callback):
 
     A handler only notes the signal, because nothing else is safe in the middle of a collective operation. After each
     step the processes of a run agree whether one of them was asked (a maximum over all, started at one step and read
-    at the next, so that nothing waits), save together and end together. Who asks again after a second ends a process at once.
+    at the next, so that nothing waits), save together and end together. The same signal, a second later, ends a process
+    at once.
 
     SIGUSR1 and SIGUSR2, by which Slurm warns of a time limit, stop a run in the same way, and queue its job again.
 
