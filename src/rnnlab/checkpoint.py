@@ -81,10 +81,11 @@ class BestAndLast(Checkpoint):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, i: int) -> None:
         if self.random_states is not None:  # only now has all been built that draws random numbers
-            cpu, *gpus = self.random_states[self.rank % len(self.random_states)]
-            torch.set_rng_state(cpu)
-            if len(gpus) == torch.cuda.device_count():
-                torch.cuda.set_rng_state_all(gpus)
+            if self.rank < len(self.random_states):  # else it draws what no other does
+                cpu, *gpus = self.random_states[self.rank]
+                torch.set_rng_state(cpu)
+                if len(gpus) == torch.cuda.device_count():
+                    torch.cuda.set_rng_state_all(gpus)
             self.random_states = None
 
     def state_dict(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ LAUNCHERS = {"joblib": "sweep", "submitit_local": "slurm", "submitit_slurm": "sl
 
 def run(main: Callable[[], Any]) -> None:
     """Call a `hydra.main`, with Hydra's way of reporting exceptions replaced by `explain`."""
+    processes.join()
     processes.agree_on_start()
     original = hydra_utils.run_and_report
 

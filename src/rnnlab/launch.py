@@ -2,7 +2,10 @@
 
 import os
 import re
+import shutil
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -36,37 +39,61 @@ def own_job(*overrides: str) -> Iterator[None]:
     - `overrides`: what the other ranks should not find out by themselves.
     """
     cfg: Any = HydraConfig.instance().cfg
-    argv, environment, spec = list(sys.argv), dict(os.environ), __main__.__spec__
-    if cfg is not None and cfg.hydra.mode == RunMode.MULTIRUN:
-        with flag_override(cfg.hydra, ["readonly", "struct"], False):
-            cfg.hydra.run.dir = cfg.hydra.runtime.output_dir
+    argv, environment, spec, run_dir = list(sys.argv), dict(os.environ), __main__.__spec__, cfg.hydra.run.dir
+    if cfg.hydra.mode == RunMode.MULTIRUN:
         job: Any = OmegaConf.to_container(cfg.hydra.overrides.task)
         sys.argv[:] = [str(_script(cfg)), *_flags(cfg), *job, "hydra.mode=RUN"]
         __main__.__spec__ = None  # else the launcher would run this module again
     sys.argv += overrides
-    if processes.is_child():
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    _set_run_dir(cfg, re.sub(r'(["\\])', r"\\\1", cfg.hydra.runtime.output_dir))  # the launcher puts it in quotes
+    os.environ["RNNLAB_PARENT"] = str(os.getpid())
     others: list[_Observer] = []
-    subprocess_script._launch_process_observer = lambda child_processes: others.append(_Observer(child_processes))
+    child = processes.is_child()
+    ready = Path(os.environ["RNNLAB_READY"] if child else tempfile.mkdtemp())
+    os.environ["RNNLAB_READY"] = str(ready)
+    if child:
+        (ready / os.environ["LOCAL_RANK"]).touch()
+    subprocess_script._launch_process_observer = lambda child_processes: others.append(
+        _Observer(child_processes, ready)
+    )
+    ended = False
     try:
         yield
+        ended = True
     except Exception as error:
         error.on_every_rank = True  # type: ignore[attr-defined]  # the first will tell
-        if not (isinstance(error, RuntimeError) and re.search("gloo|nccl", str(error), re.IGNORECASE)):
-            raise
-        lost = next((observer.lost for observer in others if observer.lost), "Another process of this run is gone.")
-        told = Lost(f"{lost} The checkpoints are intact: go on with ckpt=last.")
-        told.on_every_rank = True  # type: ignore[attr-defined]
-        raise told from error
+        if isinstance(error, RuntimeError) and re.search("gloo|nccl", str(error), re.IGNORECASE):
+            lost = Lost(f"{_lost(others)} The checkpoints are intact: go on with ckpt=last.")
+            lost.on_every_rank = True  # type: ignore[attr-defined]
+            raise lost from error
+        raise
     finally:
         for observer in others:
-            observer.over.set()
+            observer.close(ended)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+        _set_run_dir(cfg, run_dir)
         sys.argv[:] = argv
         __main__.__spec__ = spec
         os.environ.clear()
         os.environ.update(environment)
+        if not child:
+            shutil.rmtree(ready, ignore_errors=True)
+
+
+def _set_run_dir(cfg: Any, path: str) -> None:
+    with flag_override(cfg.hydra, ["readonly", "struct"], False):
+        cfg.hydra.run.dir = path
+
+
+def _lost(others: list["_Observer"]) -> str:
+    """Which process was lost, if it is one that this process has launched."""
+    for _ in range(20):  # the others may notice sooner than the system says so
+        for observer in others:
+            if observer.lost:
+                return observer.lost
+        time.sleep(0.1 if others else 0)
+    return "Another process of this run is gone."
 
 
 class _Observer(threading.Thread):
@@ -76,11 +103,26 @@ class _Observer(threading.Thread):
     sweep to go on with the next job; who still waits after `GRACE` is killed.
     """
 
-    def __init__(self, children: list[Any]):
+    def __init__(self, children: list[Any], ready: Path):
         super().__init__(daemon=True)
         self.children = children
         self.over = threading.Event()
+        # until all are there, wait in Python, where signals and losses are seen, and not for their connection
+        while len(list(ready.iterdir())) < len(children):
+            if self.lost:
+                self.close(False)
+                raise Lost(f"{self.lost} What it said stands above.")
+            time.sleep(0.02)
         self.start()
+
+    def close(self, ended: bool) -> None:
+        """The run is over; who does not end by itself if it did not come to its end, is ended."""
+        self.over.set()
+        for child in self.children if not ended else ():
+            try:
+                child.wait(GRACE / 4)
+            except subprocess.TimeoutExpired:
+                child.kill()
 
     @property
     def lost(self) -> str:
@@ -110,10 +152,3 @@ def _flags(cfg: Any) -> list[str]:
     sources = [source for source in cfg.hydra.runtime.config_sources if source.provider in flags]
     named = [f"--{flags[source.provider]}={source.path}" for source in sources]
     return [f"--config-name={cfg.hydra.job.config_name}", *named]
-
-
-def _end_with(parent: int) -> None:
-    """End this process when the one that launched it is gone: who waits for a lost rank may wait for long."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)

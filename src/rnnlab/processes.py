@@ -1,7 +1,9 @@
 """Who started this process, and which of several it is. Imports no torch where it need not."""
 
 import os
+import threading
 import time
+from datetime import datetime
 from importlib import import_module
 from typing import Any
 
@@ -11,6 +13,23 @@ from rnnlab.errors import require
 def is_child() -> bool:
     """Whether Lightning's launcher has started this process beside a first one."""
     return "LOCAL_RANK" in os.environ and not _by_torchrun()
+
+
+def end_with(parent: int) -> None:
+    """End this process when the one that launched it is gone: who waits for a lost one may wait for long."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def join() -> None:
+    """Called by a child first of all, before long imports: it ends with its parent."""
+    if is_child() and (parent := os.environ.get("RNNLAB_PARENT")):
+        end_with(int(parent))
 
 
 def by_others() -> bool:
@@ -65,7 +84,7 @@ def agree_on_start() -> None:
         from torch.distributed import PrefixStore, TCPStore
 
         store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-        mine = time.strftime("%Y-%m-%d_%H-%M-%S")
+        mine = f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
         os.environ["RNNLAB_START"] = store.compare_set("rnnlab/start", "", mine).decode()  # that of the first
         # torchrun's store outlives the processes that it starts again, and holds the addresses of those that are gone
         rendezvous: Any = import_module("torch.distributed.rendezvous")

@@ -16,7 +16,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from rnnlab import checkpoint, conf, launch, processes, record, sweep
-from rnnlab.callbacks.stop import Stop
+from rnnlab.callbacks.stop import Stop, at_once
 from rnnlab.cells import minimal
 from rnnlab.check import check
 from rnnlab.console import tell
@@ -53,7 +53,7 @@ def train(cfg: DictConfig) -> float | None:
     last = folder / "checkpoints" / "last.ckpt"
     goes_on = cfg.ckpt is None and last.exists() and _is_interrupted(left)
     about = record.Record(folder, overrides, goes_on, writes=processes.is_first())
-    with about:
+    with about, at_once():
         about.note(settings=_all_settings(cfg), monitor=cfg.monitor, mode=cfg.mode)
         processes.settle(cfg.trainer)
         check(cfg)

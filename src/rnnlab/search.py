@@ -52,7 +52,7 @@ def search(
     space = {
         override.get_key_element(): _distribution(override) for override in overrides if override.is_sweep_override()
     }
-    require(bool(space), "There is nothing to search for: give a key a choice, as in optim.lr=interval(1e-4,1e-1).")
+    require(bool(space), "There is nothing to search for: give a key a choice, as in 'optim.lr=interval(1e-4,1e-1)'.")
     study = optuna.create_study(storage=storage, study_name=STUDY, load_if_exists=True, direction=direction)
     _check_same(study, space, storage)
     # another stretch of random numbers for a search that goes on, or it would try the same again

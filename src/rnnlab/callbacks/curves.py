@@ -45,6 +45,7 @@ class Curves(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.step = trainer.global_step
+        self.reduce = trainer.strategy.reduce
         for board in boards(trainer):
             board.experiment.add_custom_scalars({"loss": {"loss": ["Multiline", list(LOSSES)]}})
 
@@ -96,21 +97,28 @@ class Curves(pl.Callback):
             publish(trainer, "loss", self._figure(pl_module.loss_label))  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history}
+        losses = self._of_all_ranks() if self.losses else []
+        return {"history": self.history, "losses": losses}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.history |= state_dict["history"]
+        self.losses = [(step, torch.tensor(value), bad) for step, value, bad in state_dict["losses"]]
 
     def _write_rest(self, trainer: pl.Trainer) -> None:
         if self.losses:
             self._write(trainer, self._mean_loss(trainer))
 
+    def _of_all_ranks(self) -> list[tuple[int, float, bool]]:
+        """The losses that are in no mean yet, each the mean over the ranks."""
+        steps, losses, left_out = zip(*self.losses, strict=True)
+        stacked = torch.stack([loss.to(losses[-1].device) for loss in losses])
+        values = self.reduce(stacked, reduce_op="mean").tolist()  # here a GPU is waited for
+        return [(step, value, bool(bad)) for step, value, bad in zip(steps, values, left_out, strict=True)]
+
     def _mean_loss(self, trainer: pl.Trainer) -> dict[str, float]:
         """The mean of the losses since the last call over all ranks, of steps that were taken; these must be finite."""
-        steps, losses, left_out = zip(*self.losses, strict=True)
+        taken = [(step, value) for step, value, bad in self._of_all_ranks() if not bad]
         self.losses.clear()
-        values = trainer.strategy.reduce(torch.stack(losses), reduce_op="mean").tolist()  # here a GPU is waited for
-        taken = [(step, value) for step, value, bad in zip(steps, values, left_out, strict=True) if not bad]
         for step, value in taken:
             if not math.isfinite(value):
                 raise UserError(

@@ -5,7 +5,8 @@ import signal
 import subprocess
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,8 +17,25 @@ from rnnlab.checkpoint import BestAndLast
 from rnnlab.console import tell
 from rnnlab.errors import Stopped
 
+ASKING = (signal.SIGTERM, signal.SIGINT)
 REPEATED = 1.0  # seconds within which a signal is the same one, by way of a shell, a scheduler, a wrapper
 WARNING = (signal.SIGUSR1, signal.SIGUSR2)  # what schedulers send some time before a job's end
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Where nothing is to be saved, before and after training: end at SIGTERM and Ctrl-C by raising `Stopped`."""
+
+    def end(number: int, frame: Any) -> None:
+        raise Stopped(number, f"Stopped by {signal.Signals(number).name}.")
+
+    in_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, end) for number in ASKING} if in_main else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Stop(pl.Callback):
@@ -57,7 +75,7 @@ class Stop(pl.Callback):
             self.group = dist.new_group(backend="gloo")  # on the CPU, whatever the devices are
         if threading.current_thread() is threading.main_thread():
             awaited = [number for number in WARNING if signal.getsignal(number) != signal.SIG_DFL]
-            for number in (signal.SIGTERM, signal.SIGINT, *(WARNING if "SLURM_JOB_ID" in os.environ else awaited)):
+            for number in (*ASKING, *(WARNING if "SLURM_JOB_ID" in os.environ else awaited)):
                 self.replaced[number] = signal.signal(number, self._note)
 
     def on_train_batch_end(

@@ -18,7 +18,7 @@ from rnnlab.console import tell
 from rnnlab.errors import UserError, require
 from rnnlab.guard import Guard
 from rnnlab.network import SimpleRNN, each, shard
-from rnnlab.spec import Kind, SequenceSpec
+from rnnlab.spec import IGNORED, Kind, SequenceSpec
 
 Batch = tuple[Tensor, ...]  # x, y, and for text whether its sequences go on from those of the batch before
 
@@ -83,6 +83,7 @@ class Task(pl.LightningModule):
 
     kind: ClassVar[Kind]
     readout: ClassVar[Literal["last", "all"]] = "last"
+    uneven = False  # whether batches of one size may hold different numbers of predictions
     loss_label: str  # for the axis of a picture, with the unit
 
     def __init__(self, cell: dict[str, Any], optim: dict[str, Any], spec: dict[str, Any], **network: Any):
@@ -181,7 +182,9 @@ class Task(pl.LightningModule):
         return out, y
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self.loss(*self.read(batch, "train"))
+        out, y = self.read(batch, "train")
+        loss = self.loss(out, y)
+        return loss * self._weight(y) if self.uneven and self.trainer.world_size > 1 else loss
 
     # Lightning looks at the signature in every step; one that is stored need not be worked out again
     training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
@@ -271,6 +274,13 @@ class Task(pl.LightningModule):
             scheduler = make_scheduler(optimizer, **({"total_steps": self._total_steps()} if takes_length else {}))
         interval = {"interval": self.optim["interval"], "monitor": "val/loss"}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **interval}}
+
+    def _weight(self, y: Tensor) -> Tensor:
+        """What this rank's mean counts in that over the ranks, to make it the mean over the predictions of all."""
+        mine = (~y.isnan() if y.is_floating_point() else y != IGNORED).sum().float()
+        total = mine.clone()
+        torch.distributed.all_reduce(total)
+        return mine * self.trainer.world_size / total.clamp_min(1)
 
     def _total_steps(self) -> int:
         """How often the scheduler will move."""

@@ -46,6 +46,7 @@ class SequenceClassifier(Task):
         readout: Literal["last", "mean"] = "last",
     ):
         super().__init__(cell, optim, spec, readout=readout)
+        self.uneven = self.spec.every_step  # with padding
 
     def make_network(self, cell: dict[str, Any], readout: Literal["last", "mean"]) -> nn.Module:  # type: ignore[override]
         return SimpleRNN(cell, self.spec.input_size, self.spec.output_size, "all" if self.spec.every_step else readout)

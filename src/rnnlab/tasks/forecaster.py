@@ -92,6 +92,7 @@ class Forecaster(Task):
     """
 
     kind = "series"
+    uneven = True  # what is not known is not forecast
     levels: Tensor
     logs: Tensor
     scale: Tensor
