@@ -1,12 +1,16 @@
 """Sweeps: every job in a folder of its own, none lost with another, none run twice."""
 
 import csv
+import fcntl
 import json
+import os
 import signal
 import sqlite3
 
 import pytest
 import torch
+
+from rnnlab import record as records_of
 
 OWN = """
 import json, os, signal
@@ -121,6 +125,41 @@ def test_a_job_that_is_killed_leaves_the_others_alone(launcher, script, tmp_path
     }  # fmt: skip
 
 
+def test_a_job_is_known_by_its_overrides_wherever_its_folder_is(script, tmp_path):
+    where = (f"hydra.sweep.dir={tmp_path}/sweep", "hydra.sweep.subdir=${seed}/${hydra.job.override_dirname}")
+    swept = (*SMALL, "callbacks=none", "seed=1,1,2", "monitor=val/accuracy", "mode=max")
+    first = script("train", "-m", *swept, *where)
+    assert "2 of 2 jobs are over" in first.stdout
+    again = script("train", "-m", *reversed(swept), *where)  # in another order
+    assert "2 of 2 jobs are finished already" in again.stdout
+    assert len(list((tmp_path / "sweep").rglob("run.json"))) == 2
+
+
+def test_a_folder_of_another_run(script):
+    script("train", *SMALL, "callbacks=none")
+    record = json.loads(((run := script("train", *SMALL, "callbacks=none", "seed=2")).folder / "run.json").read_text())
+    assert f"this run replaces the one that was in {run.folder}" in run.stdout
+    assert record["settings"]["seed"] == 2
+    (run.folder / "run.json").write_text(json.dumps({**record, "status": "stopped"}))
+    refused = script("train", *SMALL, "callbacks=none", "seed=3", check=False)
+    assert "holds another run, which was interrupted" in refused.stderr
+    gone = script("train", *SMALL, "callbacks=none", "seed=2")
+    assert "goes on at step 20" in gone.stdout
+    living = {**record, "status": "running", "pid": os.getpid(), "born": records_of._born(os.getpid())}
+    (run.folder / "run.json").write_text(json.dumps(living))
+    assert f"process {os.getpid()} is at this run" in script("train", *SMALL, check=False).stderr
+
+
+def test_a_sweep_is_one_process_at_a_time(script, tmp_path):
+    (tmp_path / "sweep").mkdir()
+    with (tmp_path / "sweep" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused = script("train", "-m", *SMALL, "seed=1,2", f"hydra.sweep.dir={tmp_path}/sweep", check=False)
+    assert "another process is at this sweep" in refused.stderr
+    interval = script("train", "-m", "optim.lr=interval(1e-3,1e-2)", f"hydra.sweep.dir={tmp_path}/sweep", check=False)
+    assert "Add sweep=optuna" in interval.stderr
+
+
 def test_five_seeds(script, tmp_path):
     result = script("train", "sweep=seeds", *SMALL, "callbacks=none", "seed=3,4", f"hydra.sweep.dir={tmp_path}/sweep")
     assert sorted(records(tmp_path / "sweep")) == [3, 4]  # the command line replaces what a preset sweeps over
@@ -147,7 +186,7 @@ def test_a_search_that_was_killed_goes_on(script, tmp_path, own):
     assert sorted(folders) == sorted(map(str, range(8)))
 
     other = script(*arguments[:-1], "cell=rnn,lstm", arguments[-1], check=False, **own)
-    assert "holds a search over cell=rnn,gru" in other.stderr
+    assert "holds another search: cell=rnn,gru there, cell=rnn,lstm here" in other.stderr
 
 
 def test_both_ranks_of_a_trial_have_the_same_settings(script, tmp_path, own):

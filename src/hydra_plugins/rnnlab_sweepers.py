@@ -22,15 +22,21 @@ class Grid(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         from rnnlab import sweep
+        from rnnlab.errors import require
 
         with sweep.going_on(self.config) as folder:
             jobs = sweep.Jobs(self.launcher, self.hydra_context, self.config)
             overrides = parse(self.params, arguments, self.hydra_context)
-            batches = [list(map(list, batch)) for batch in self.split_arguments(overrides, self.max_batch_size)]
-            jobs.check([job for batch in batches for job in batch])
-            sweep.begin(folder, sum(map(len, batches)))
-            for batch in batches:
-                jobs.run(batch)
+            for override in overrides:
+                discrete = not override.is_sweep_override() or override.is_discrete_sweep()
+                require(discrete, f"{override.input_line}: only a search chooses from an interval. Add sweep=optuna.")
+            (every,) = self.split_arguments(overrides, None)
+            wanted = list({tuple(sorted(job)): list(job) for job in every}.values())  # each once
+            jobs.check(wanted)
+            sweep.begin(folder, len(wanted), jobs.finished(wanted))
+            size = self.max_batch_size or len(wanted)
+            for start in range(0, len(wanted), size):
+                jobs.run(wanted[start : start + size])
             sweep.conclude(folder)
 
 
@@ -61,8 +67,9 @@ class Optuna(BasicSweeper):
             overrides = parse(self.params, arguments, self.hydra_context)
             jobs = sweep.Jobs(self.launcher, self.hydra_context, config)
             direction = "minimize" if config.mode == "min" else "maximize"
-            search(jobs, overrides, direction, storage=self.storage or database(folder), **self.settings)
-            sweep.conclude(folder)
+            storage = self.storage or database(folder)
+            search(jobs, overrides, direction, storage=storage, monitor=config.monitor, **self.settings)
+            sweep.conclude(folder, "They count as trials: hydra.sweeper.n_trials=N makes more of them.")
 
 
 def parse(params: dict[str, str], arguments: list[str], context: Any) -> list[Override]:

@@ -83,7 +83,8 @@ class _Picture:
         lines: dict[str, list[Run]] = defaultdict(list)
         for run in runs:
             lines[self.line(run)].append(run)
-        values = [number(run.settings.get(x or "", MISSING)) for run in runs]
+        scored = [run for run in runs if run.score(metric) is not None] or runs
+        values = [number(run.settings.get(x or "", MISSING)) for run in scored]
         self.numeric = x is not None and None not in values
         distinct = {(self.line(run), self.place(run)) for run in runs}
         # a search draws every setting anew: what is a line of single points is a cloud
@@ -288,7 +289,7 @@ class _Picture:
             axes.set_xlim(-0.5, len(names) - 0.5)
             axes.set_xticks(range(0, len(names), step), names[::step], rotation=35 if long else 0,
                             ha="right" if long else "center", rotation_mode="anchor", parse_math=False)  # fmt: skip
-        elif len(names) <= LINES:
+        elif len(names) <= LINES and _apart(list(spots.values())):
             axes.set_xticks(list(spots.values()), names)
             axes.xaxis.set_minor_locator(NullLocator())
 
@@ -364,6 +365,13 @@ def _logarithmic(values: Sequence[float]) -> bool:
         return False
     ratios = [large / small for small, large in pairwise(once)]
     return _spread(once) >= 10 or (len(ratios) > 1 and max(ratios) < 1.05 * min(ratios) and min(ratios) > 1.3)
+
+
+def _apart(values: Sequence[float]) -> bool:
+    """Whether there is room for a label at each."""
+    scaled = sorted(map(math.log, values) if _logarithmic(values) else values)
+    gaps = [after - before for before, after in pairwise(scaled)]
+    return not gaps or min(gaps) > 0.08 * (scaled[-1] - scaled[0])
 
 
 class _Plain(LogFormatter):

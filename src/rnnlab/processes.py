@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from datetime import datetime
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -15,6 +16,7 @@ def is_child() -> bool:
     return "LOCAL_RANK" in os.environ and not _by_torchrun()
 
 
+@cache
 def end_with(parent: int) -> None:
     """End this process when the one that launched it is gone: who waits for a lost one may wait for long."""
 

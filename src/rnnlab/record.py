@@ -26,6 +26,16 @@ def read(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def below(folder: Path) -> list[Path]:
+    """The folders of runs below a folder, or itself."""
+    found = []
+    for path, folders, files in os.walk(folder):
+        if FILE in files:
+            folders.clear()  # checkpoints, figures and events hold no runs
+            found.append(Path(path))
+    return found
+
+
 def status(record: dict[str, Any]) -> str:
     """finished, failed, pruned, stopped, running, or killed: a run whose process is gone without a word.
 

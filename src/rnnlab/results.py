@@ -178,11 +178,12 @@ def _print_table(runs: Sequence[Run], folder: Path, form: str, fold: bool, metri
     else:
         console = Console()
         print(f"{_count(len(runs), 'run')}{_common(runs, shown)}")
-        taken = 1
-        while taken < len(metrics) and _width(_columns(rows, shown, metrics[: taken + 1], folder)) <= console.width:
+        taken = len({row.metric for row in rows})  # at least what each is compared by
+        room = console.width if console.is_terminal else 120  # a file has no width to be kept
+        while taken < len(metrics) and _width(_columns(rows, shown, metrics[: taken + 1], folder)) <= room:
             taken += 1
         columns = _columns(rows, shown, metrics[:taken], folder)
-        if not console.is_terminal:  # a file has no width to be kept
+        if not console.is_terminal:
             console.width = max(console.width, _width(columns))
         table = Table()
         for name, cells in columns.items():

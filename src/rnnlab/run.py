@@ -4,6 +4,7 @@ import gc
 import json
 import logging
 import math
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from rnnlab.figures import boards, verbatim
 from rnnlab.spec import SequenceSpec
 from rnnlab.tasks.base import Task
 
+INTERRUPTED = ("running", "stopped", "killed")  # as statuses
+
 gc.freeze()  # what is imported stays: collecting garbage, as a sweep does often, need not look at it
 
 
@@ -43,16 +46,22 @@ def train(cfg: DictConfig) -> float | None:
     overrides: Any = OmegaConf.to_container(hydra.overrides.task)  # as they were given, references too
     swept = hydra.mode == RunMode.MULTIRUN
     before = record.read(folder)
-    left = record.status(before) if before.get("overrides") == overrides else "nothing"
+    same = sorted(before.get("overrides") or []) == sorted(overrides)
+    left = record.status(before) if same else "nothing"
     require(
         processes.is_child() or processes.by_others() or record.status(before) != "running" or not record.here(before),
         f"{folder}: process {before.get('pid')} is at this run. Wait for it, or choose another folder.",
     )
     if swept and left in record.DONE:
+        tell(f"{folder} is finished already.")
         return before["score"]
     last = folder / "checkpoints" / "last.ckpt"
     goes_on = cfg.ckpt is None and last.exists() and _is_interrupted(left)
+    if before and not goes_on and cfg.ckpt is None and processes.is_first():
+        _clear(folder, interrupted=last.exists() and record.status(before) in INTERRUPTED, same=same)
     about = record.Record(folder, overrides, goes_on, writes=processes.is_first())
+    if swept and "joblib" in hydra.launcher._target_:
+        processes.end_with(os.getppid())  # else its workers outlive a sweep that is killed
     with about, at_once():
         about.note(settings=_all_settings(cfg), monitor=cfg.monitor, mode=cfg.mode)
         processes.settle(cfg.trainer)
@@ -61,7 +70,7 @@ def train(cfg: DictConfig) -> float | None:
         quiet()
         about.note(score=_train(cfg, folder, str(last) if goes_on else _find(cfg.ckpt), about))
     if swept:
-        sweep.tell_progress(folder.parent)
+        sweep.tell_progress(Path(hydra.sweep.dir))
     return about.content["score"]
 
 
@@ -69,7 +78,19 @@ def _is_interrupted(left: str) -> bool:
     """Whether what was left in this run's folder is to go on; all processes of a run must come to the same answer."""
     if processes.by_others():
         return processes.started_again()
-    return left in ("running", "stopped", "killed") and not processes.is_child()  # who is told what to resume
+    return left in INTERRUPTED and not processes.is_child()  # who is told what to resume
+
+
+def _clear(folder: Path, interrupted: bool, same: bool) -> None:
+    """Leave no results of the run that a folder held, of which this run is not the end, beside those of this one."""
+    require(
+        same or not interrupted,
+        f"{folder} holds another run, which was interrupted: this one would replace its checkpoint. Choose another "
+        "folder, or delete it.",
+    )
+    tell(f"this run replaces the one that was in {folder}")
+    for name in ("metrics.json", "curves.json"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _train(cfg: DictConfig, folder: Path, resume: str | None, about: record.Record) -> float | None:

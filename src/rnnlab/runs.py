@@ -15,6 +15,7 @@ from rnnlab import record
 
 GROUPS = ("experiment", "data", "model", "cell", "optim", "trainer", "callbacks", "logger", "debug")
 STATUSES = ("finished", "failed", "killed", "stopped", "pruned", "running")
+ASIDE = ("sweep", "trial", "callbacks.pruning.trial")  # by whom a run was chosen makes it no other
 MISSING = ""  # the text of a setting that a run has not
 
 
@@ -49,15 +50,10 @@ class Run:
 
 def read_runs(folder: Path) -> list[Run]:
     """The runs below a folder, or in it, in the order of their names; what cannot be read is told on standard error."""
-    found = []
-    for path, folders, files in os.walk(folder):
-        if record.FILE in files:
-            folders.clear()  # checkpoints, figures and events hold no runs
-            found.append(path)
     runs = []
-    for path in sorted(found, key=_natural):
+    for path in sorted(record.below(folder), key=lambda path: _natural(str(path))):
         try:
-            runs.append(_read(Path(path)))
+            runs.append(_read(path))
         except Exception as error:  # whatever stands in one file, the other runs are shown
             print(f"{path} is left out: {error} ({type(error).__name__}).", file=sys.stderr)
     common = Counter(run.monitor for run in runs if run.monitor).most_common(1)
@@ -155,6 +151,7 @@ def _read(folder: Path) -> Run:
     if state not in STATUSES:
         raise ValueError(f"its status is {state}")
     overrides = [str(text).lstrip("+~").partition("=") for text in said.get("overrides") or ()]
+    overrides = [override for override in overrides if override[0] not in ASIDE]
     by_hand = {key.partition("@")[0]: text if number(text) is None else number(text) for key, _, text in overrides}
     scores = {name: _finite(value) for name, value in metrics.items()}
     monitor = _text(str(said.get("monitor") or ""))
@@ -166,7 +163,7 @@ def _read(folder: Path) -> Run:
         status=state,
         message=_text(str(said.get("message") or "")),
         # what was killed before it could say more is known by its overrides
-        settings={key: _text(value) for key, value in (said["settings"] or by_hand).items()},
+        settings={key: _text(value) for key, value in (said["settings"] or by_hand).items() if key not in ASIDE},
         by_hand=list(by_hand),
         monitor=monitor,
         mode="max" if said.get("mode") == "max" else "min",

@@ -1,5 +1,6 @@
 """Many runs: each in a folder of its own, none harmed by another's failure, none run twice."""
 
+import fcntl
 import json
 import os
 import shlex
@@ -18,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
 from rnnlab import processes, record
-from rnnlab.errors import require
+from rnnlab.errors import UserError, require
 
 Job = list[str]  # the overrides of a run
 PROGRESS = "progress.json"
@@ -47,7 +48,7 @@ class Jobs:
         self.folder = Path(config.hydra.sweep.dir)
         self.folders: dict[tuple[str, ...], Path] = {}
         self._look()
-        numbers = [path.name.partition("_")[0] for path in self.folder.glob("*/")]
+        numbers = [path.name.partition("_")[0] for path in (*self.folder.glob("*/"), *self.folders.values())]
         self.next = max((int(number) + 1 for number in numbers if number.isdigit()), default=0)
 
     def check(self, jobs: list[Job]) -> None:
@@ -63,6 +64,10 @@ class Jobs:
         chosen = {tuple(part for part in job if part.partition("=")[0] in groups): job for job in jobs}
         for job in chosen.values():
             loader.load_sweep_config(self.config, job)
+
+    def finished(self, jobs: list[Job]) -> int:
+        """How many of them need not be run."""
+        return sum(self._status(job) in record.DONE for job in jobs)
 
     def run(self, jobs: list[Job]) -> list[dict[str, Any]]:
         """Run those that are not finished.
@@ -102,7 +107,7 @@ class Jobs:
         if type(self.launcher).__name__ == "LocalLauncher":  # submitit's, which has each job take all cores
             os.environ.setdefault("OMP_NUM_THREADS", str(self.launcher.params.get("cpus_per_task") or 1))
         new = [job for job in jobs if _identity(job) not in self.folders]
-        begun = [[*job, f"hydra.sweep.subdir={_quoted(self._of(job).name)}"] for job in jobs if job not in new]
+        begun = [[*job, f"hydra.sweep.subdir={_quoted(self._subdir(job))}"] for job in jobs if job not in new]
         first, self.next = self.next, self.next + len(new)
         try:
             with _waiting_for_all(self.launcher):
@@ -113,9 +118,12 @@ class Jobs:
     def _of(self, job: Job) -> Path:
         return self.folders[_identity(job)]
 
+    def _subdir(self, job: Job) -> str:
+        return str(self._of(job).relative_to(self.folder))
+
     def _look(self) -> None:
         """Find the folders of jobs."""
-        found = [path.parent for path in self.folder.glob(f"*/{record.FILE}")]
+        found = record.below(self.folder)
         self.folders |= {_identity(record.read(folder).get("overrides") or []): folder for folder in found}
 
     def _begun(self, job: Job, since: float) -> bool:
@@ -129,10 +137,15 @@ class Jobs:
         """Say of a job that is over without a word that it was killed, now that its launcher has returned."""
         said = self._record(job)
         if record.status(said) in ("running", "killed", "None"):
-            lost = {"status": "killed", "message": "ended without a word: killed, perhaps for its memory"}
+            why = said.get("message") or "ended without a word: killed, perhaps for its memory"
             folder = self.folders.get(_identity(job)) or self._new_folder(job)
+            others = record.read(folder).get("overrides", job)
+            require(
+                _identity(others) == _identity(job),
+                f"{folder}: two jobs of this sweep have the same folder. hydra.sweep.subdir must tell them apart.",
+            )
             self.folders[_identity(job)] = folder
-            record.write(folder, {"overrides": job, "settings": {}, **said, **lost})
+            record.write(folder, {"overrides": job, "settings": {}, **said, "status": "killed", "message": why})
 
     def _status(self, job: Job) -> str:
         return record.status(self._record(job))
@@ -156,12 +169,11 @@ class Jobs:
             instance.cfg = before
 
 
-def begin(folder: Path, total: int) -> None:
-    """Say how many jobs a sweep has, before the first of them is run."""
-    over = sum(_states(folder)[state] for state in record.DONE)
-    if over:
-        print(f"{over} of {total} jobs are finished already.")
-    content = json.dumps({"jobs": total, "began": time.time(), "over": over})
+def begin(folder: Path, total: int, done: int) -> None:
+    """Say how many jobs a sweep has, and how many of them are over, before the first of them is run."""
+    if done:
+        print(f"{done} of {total} jobs are finished already.")
+    content = json.dumps({"jobs": total, "over": done, "began": time.time()})
     (folder / PROGRESS).write_text(content + "\n", encoding="utf-8")
 
 
@@ -171,49 +183,54 @@ def tell_progress(folder: Path) -> None:
         sweep = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # a sweep by another sweeper
         return
-    states = _states(folder)
-    over = states.total() - states["running"]
-    each = (time.time() - sweep["began"]) / max(1, over - sweep["over"])
+    since = [path for path in record.below(folder) if (path / record.FILE).stat().st_mtime >= sweep["began"]]
+    states = Counter(record.status(record.read(path)) for path in since)
+    over = states["failed"] + sum(states[state] for state in record.DONE)
+    left = timedelta(seconds=round((time.time() - sweep["began"]) / over * (sweep["jobs"] - sweep["over"] - over)))
     failed = f", {states['failed']} failed" if states["failed"] else ""
-    left = timedelta(seconds=round(each * max(0, sweep["jobs"] - over)))
-    print(f"{over} of {sweep['jobs']} jobs are over{failed}, {left} left")
-
-
-def _states(folder: Path) -> Counter[str]:
-    return Counter(record.status(record.read(path.parent)) for path in folder.glob(f"*/{record.FILE}"))
+    print(f"{sweep['over'] + over} of {sweep['jobs']} jobs are over{failed}, {left} left")
 
 
 @contextmanager
 def going_on(config: Any) -> Iterator[Path]:
-    """Around a sweep: gives its folder, and says how to go on if the sweep does not come to its end."""
+    """Around a sweep: gives its folder, which is this process's alone, and says how to go on if it is interrupted.
+
+    **Raises:** `UserError` if another process is at it.
+    """
     require(
         not processes.by_others(), "torchrun and srun start the processes of one run: use -m with trainer=ddp instead."
     )
     folder = Path(config.hydra.sweep.dir)
     folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(config, folder / "multirun.yaml")
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    try:
-        yield folder
-    except BaseException as error:
-        print(f"To go on with what is missing: {_command(folder)}", file=sys.stderr)
-        if isinstance(error, KeyboardInterrupt):
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"hydra.sweep.dir={folder}: another process is at this sweep. Wait, or end it.") from error
+        OmegaConf.save(config, folder / "multirun.yaml")
+        before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+        try:
+            yield folder
+        except (KeyboardInterrupt, SystemExit) as error:
+            print(f"To go on with what is missing: {_command(folder)}", file=sys.stderr)
+            if isinstance(error, SystemExit):
+                raise
             raise SystemExit(128 + signal.SIGINT) from None
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
-def conclude(folder: Path) -> None:
+def conclude(folder: Path, advice: str = "") -> None:
     """Show what a sweep found, and leave it as `results.csv` and `results.png` in its folder.
 
-    **Raises:** `UserError` if a job failed.
+    **Raises:** `UserError` if a job failed, with what to do about it.
     """
     from rnnlab.results import summarise
 
     runs = summarise(folder)
     failed = [run for run in runs if record.status(run) not in record.DONE]
-    require(not failed, f"{len(failed)} of {len(runs)} jobs have no result; why, is said above.")
+    advice = advice or f"This runs them again, and no other: {_command(folder)}"
+    require(not failed, f"{len(failed)} of {len(runs)} jobs have no result; why, is said above. {advice}")
 
 
 def _command(folder: Path) -> str:

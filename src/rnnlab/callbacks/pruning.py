@@ -17,16 +17,24 @@ class Pruning(pl.Callback):
     **Arguments:**
 
     - `monitor`: the metric.
-    - `storage`: URL of the study's database; `None` is `optuna.db` in the folder above the run's.
+    - `storage`: URL of the study's database; `None` is `optuna.db` in `folder`.
+    - `folder`: of the sweep.
     - `trial`: number of the trial that this run is; `None`: it is none.
     - `pruner`: one of Optuna's, which decides; `None` ends no trial.
 
     **Raises:** `Pruned`, on every rank.
     """
 
-    def __init__(self, monitor: str, storage: str | None, trial: int | None, pruner: optuna.pruners.BasePruner | None):
+    def __init__(
+        self,
+        monitor: str,
+        storage: str | None,
+        folder: str,
+        trial: int | None,
+        pruner: optuna.pruners.BasePruner | None,
+    ):
         self.monitor = monitor
-        self.storage = storage
+        self.storage = storage or database(Path(folder))
         self.number = trial
         self.pruner = pruner or optuna.pruners.NopPruner()
         self.validations = 0
@@ -34,8 +42,7 @@ class Pruning(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.number is None or not trainer.is_global_zero:
             return
-        storage = self.storage or database(Path(trainer.default_root_dir).parent)
-        study = optuna.load_study(study_name=STUDY, storage=storage, pruner=self.pruner)
+        study = optuna.load_study(study_name=STUDY, storage=self.storage, pruner=self.pruner)
         found = study.get_trials(deepcopy=False)[self.number]
         self.trial = optuna.Trial(study, found._trial_id)
         self.known = set(found.intermediate_values)
