@@ -171,6 +171,19 @@ def test_ddp_is_one_process_with_the_same_global_batch(script):
     assert not two.stderr
 
 
+def test_ranks_with_different_numbers_of_predictions(script):
+    """Some windows of a batch have fewer known steps: the loss is the mean over those of all ranks."""
+
+    def gradient(folder, *overrides):
+        result = script("train", "model=forecaster", "data=waves", "model.noise=0", "model.shift=0", "optim=sgd",
+                        "optim.lr=1", "optim.optimizer.momentum=0", "trainer.max_steps=1", "callbacks=none",
+                        "logger=none", *overrides, folder=folder)  # fmt: skip
+        return torch.load(result.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+    alone = gradient("one", "trainer=cpu", "data.batch_size=32")
+    torch.testing.assert_close(gradient("two", "trainer=ddp_cpu", "data.batch_size=16"), alone, atol=1e-6, rtol=1e-5)
+
+
 def test_a_set_smaller_than_the_ranks_trains_under_ddp(script):
     assert script("train", "experiment=tutorial/hello", "trainer=ddp_cpu").metrics["test/accuracy"] == 1.0
 

@@ -97,7 +97,7 @@ class Curves(pl.Callback):
             publish(trainer, "loss", self._figure(pl_module.loss_label))  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
-        losses = self._of_all_ranks() if self.losses else []
+        losses = self._of_all_ranks(self.reduce) if self.losses else []
         return {"history": self.history, "losses": losses}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -108,16 +108,17 @@ class Curves(pl.Callback):
         if self.losses:
             self._write(trainer, self._mean_loss(trainer))
 
-    def _of_all_ranks(self) -> list[tuple[int, float, bool]]:
+    def _of_all_ranks(self, reduce: Any) -> list[tuple[int, float, bool]]:
         """The losses that are in no mean yet, each the mean over the ranks."""
         steps, losses, left_out = zip(*self.losses, strict=True)
         stacked = torch.stack([loss.to(losses[-1].device) for loss in losses])
-        values = self.reduce(stacked, reduce_op="mean").tolist()  # here a GPU is waited for
+        values = reduce(stacked, reduce_op="mean").tolist()  # here a GPU is waited for
         return [(step, value, bool(bad)) for step, value, bad in zip(steps, values, left_out, strict=True)]
 
     def _mean_loss(self, trainer: pl.Trainer) -> dict[str, float]:
         """The mean of the losses since the last call over all ranks, of steps that were taken; these must be finite."""
-        taken = [(step, value) for step, value, bad in self._of_all_ranks() if not bad]
+        every = self._of_all_ranks(trainer.strategy.reduce)
+        taken = [(step, value) for step, value, bad in every if not bad]
         self.losses.clear()
         for step, value in taken:
             if not math.isfinite(value):
