@@ -48,7 +48,7 @@ def own_job(*overrides: str) -> Iterator[None]:
     _set_run_dir(cfg, re.sub(r'(["\\])', r"\\\1", cfg.hydra.runtime.output_dir))  # the launcher puts it in quotes
     os.environ["RNNLAB_PARENT"] = str(os.getpid())
     others: list[_Observer] = []
-    child = processes.is_child()
+    child = processes.is_child() and "RNNLAB_READY" in os.environ
     ready = Path(os.environ["RNNLAB_READY"] if child else tempfile.mkdtemp())
     os.environ["RNNLAB_READY"] = str(ready)
     if child:
@@ -109,9 +109,9 @@ class _Observer(threading.Thread):
         self.over = threading.Event()
         # until all are there, wait in Python, where signals and losses are seen, and not for their connection
         while len(list(ready.iterdir())) < len(children):
-            if self.lost:
+            if any(child.poll() is not None for child in children):
                 self.close(False)
-                raise Lost(f"{self.lost} What it said stands above.")
+                raise Lost(f"{self.lost or 'A process of this run ended.'} What it said stands above.")
             time.sleep(0.02)
         self.start()
 

@@ -118,10 +118,12 @@ class Record:
 def _born(pid: Any) -> str | None:
     """What tells a living process from others that have or had its number; `None` if there is none."""
     try:
-        os.kill(int(pid), 0)
-        # of all that follows the name in brackets the 20th is when it began, in ticks since the machine did
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
-    except (ProcessLookupError, TypeError, ValueError):
-        return None
-    except OSError:  # it is another user's, or this is no Linux
+        if not Path("/proc/self/stat").exists():  # this is no Linux: its number has to do
+            os.kill(int(pid), 0)
+            return ""
+        state, *fields = Path(f"/proc/{int(pid)}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except PermissionError:  # it is another user's
         return ""
+    except (OSError, TypeError, ValueError):
+        return None
+    return None if state in "ZX" else fields[18]  # when it began, in ticks since the machine did; Z and X are dead

@@ -331,7 +331,7 @@ def _settings(cfg: DictConfig) -> dict[str, Any]:
     settings = {group: hydra.runtime.choices[group] for group in ("data", "model", "cell", "optim")}
     set_by_hand = {override.lstrip("+~").split("=")[0] for override in hydra.overrides.task}
     for key, value in conf.leaves(OmegaConf.to_container(cfg, resolve=True)):
-        if key in set_by_hand | {"seed", "optim.lr", "cell.hidden_size"}:
+        if key in set_by_hand - {"trial"} | {"seed", "optim.lr", "cell.hidden_size"}:
             settings[key] = value
     return settings
 
