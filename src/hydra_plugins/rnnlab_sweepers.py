@@ -6,6 +6,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.utils import instantiate
 
 
 class Grid(BasicSweeper):
@@ -67,8 +68,9 @@ class Optuna(BasicSweeper):
             overrides = parse(self.params, arguments, self.hydra_context)
             jobs = sweep.Jobs(self.launcher, self.hydra_context, config)
             direction = "minimize" if config.mode == "min" else "maximize"
-            storage = self.storage or database(folder)
-            search(jobs, overrides, direction, storage=storage, monitor=config.monitor, **self.settings)
+            place = {"storage": self.storage or database(folder), "monitor": config.monitor}
+            settings = {**self.settings, "sampler": instantiate(self.settings["sampler"])}
+            search(jobs, overrides, direction, **place, **settings)
             sweep.conclude(folder, "They count as trials: hydra.sweeper.n_trials=N makes more of them.")
 
 
