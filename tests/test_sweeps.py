@@ -143,8 +143,14 @@ def test_a_folder_of_another_run(script):
     (run.folder / "run.json").write_text(json.dumps({**record, "status": "stopped"}))
     refused = script("train", *SMALL, "callbacks=none", "seed=3", check=False)
     assert "holds another run, which was interrupted" in refused.stderr
+    # a start that fails before it trains loses nothing
+    missing = script(
+        "train", *SMALL, "callbacks=none", "seed=2", f"ckpt={run.folder}/checkpoints/lst.ckpt", check=False
+    )
+    assert "lst.ckpt: there is no such file" in missing.stderr
     gone = script("train", *SMALL, "callbacks=none", "seed=2")
     assert "goes on at step 20" in gone.stdout
+    assert (run.folder / "checkpoints" / "last.old").exists()  # of seed 1
     living = {**record, "status": "running", "pid": os.getpid(), "born": records_of._born(os.getpid())}
     (run.folder / "run.json").write_text(json.dumps(living))
     assert f"process {os.getpid()} is at this run" in script("train", *SMALL, check=False).stderr

@@ -38,7 +38,7 @@ class Grid(BasicSweeper):
             size = self.max_batch_size or len(wanted)
             for start in range(0, len(wanted), size):
                 jobs.run(wanted[start : start + size])
-            sweep.conclude(folder)
+            sweep.conclude(folder, wanted)
 
 
 class Optuna(BasicSweeper):
@@ -71,7 +71,7 @@ class Optuna(BasicSweeper):
             place = {"storage": self.storage or database(folder), "monitor": config.monitor}
             settings = {**self.settings, "sampler": instantiate(self.settings["sampler"])}
             search(jobs, overrides, direction, **place, **settings)
-            sweep.conclude(folder, "They count as trials: hydra.sweeper.n_trials=N makes more of them.")
+            sweep.conclude(folder, advice="They count as trials: hydra.sweeper.n_trials=N makes more of them.")
 
 
 def parse(params: dict[str, str], arguments: list[str], context: Any) -> list[Override]:

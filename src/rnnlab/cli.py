@@ -37,7 +37,10 @@ def run(main: Callable[[], Any]) -> None:
         return original(told)
 
     hydra_utils.run_and_report = report  # type: ignore[assignment]
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def take_literally(*keys: str) -> dict[str, str]:

@@ -46,9 +46,9 @@ def own_job(*overrides: str) -> Iterator[None]:
         __main__.__spec__ = None  # else the launcher would run this module again
     sys.argv += overrides
     _set_run_dir(cfg, re.sub(r'(["\\])', r"\\\1", cfg.hydra.runtime.output_dir))  # the launcher puts it in quotes
-    os.environ["RNNLAB_PARENT"] = str(os.getpid())
     others: list[_Observer] = []
-    child = processes.is_child() and "RNNLAB_READY" in os.environ
+    child = processes.is_child()
+    os.environ["RNNLAB_PARENT"] = str(os.getpid())
     ready = Path(os.environ["RNNLAB_READY"] if child else tempfile.mkdtemp())
     os.environ["RNNLAB_READY"] = str(ready)
     if child:
@@ -108,11 +108,14 @@ class _Observer(threading.Thread):
         self.children = children
         self.over = threading.Event()
         # until all are there, wait in Python, where signals and losses are seen, and not for their connection
-        while len(list(ready.iterdir())) < len(children):
-            if any(child.poll() is not None for child in children):
-                self.close(False)
-                raise Lost(f"{self.lost or 'A process of this run ended.'} What it said stands above.")
-            time.sleep(0.02)
+        try:
+            while len(list(ready.iterdir())) < len(children):
+                if any(child.poll() is not None for child in children):
+                    raise Lost(f"{self.lost or 'A process of this run ended.'} What it said stands above.")
+                time.sleep(0.02)
+        except BaseException:
+            self.close(False)
+            raise
         self.start()
 
     def close(self, ended: bool) -> None:

@@ -13,7 +13,7 @@ from rnnlab.errors import require
 
 def is_child() -> bool:
     """Whether Lightning's launcher has started this process beside a first one."""
-    return "LOCAL_RANK" in os.environ and not _by_torchrun()
+    return "LOCAL_RANK" in os.environ and "RNNLAB_PARENT" in os.environ and not _by_torchrun()
 
 
 @cache

@@ -71,12 +71,22 @@ class Record:
     - `folder`: of the run.
     - `overrides`: which run it is.
     - `goes_on`: whether this process continues what another began: its seconds are added.
+    - `interrupted`: whether the folder holds a run that can go on; as long as this one has not `trained`, it still can.
     - `writes`: whether this process is the one that writes; the first of several is.
     """
 
-    def __init__(self, folder: Path, overrides: list[str], goes_on: bool = False, writes: bool = True):
+    def __init__(
+        self,
+        folder: Path,
+        overrides: list[str],
+        goes_on: bool = False,
+        interrupted: bool = False,
+        writes: bool = True,
+    ):
         self.folder = folder
         self.writes = writes
+        self.interrupted = interrupted
+        self.trained = False  # until then nothing has changed that was there before
         self.spent = float(read(folder).get("seconds") or 0) if goes_on else 0.0
         self.content: dict[str, Any] = {
             "status": "running", "message": "", "overrides": overrides, "settings": {}, "monitor": None, "mode": None,
@@ -111,7 +121,8 @@ class Record:
                 said = explain(error)
                 if said is None:  # a fault, which deserves its traceback, here in the run's log
                     log.info("failed", exc_info=error)
-                self.note(status="failed", message=said or f"{type(error).__name__}: {error}")
+                status = "stopped" if self.interrupted and not self.trained else "failed"  # it can still go on
+                self.note(status=status, message=said or f"{type(error).__name__}: {error}")
         return isinstance(error, Pruned)
 
 

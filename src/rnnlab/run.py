@@ -46,7 +46,7 @@ def train(cfg: DictConfig) -> float | None:
     overrides: Any = OmegaConf.to_container(hydra.overrides.task)  # as they were given, references too
     swept = hydra.mode == RunMode.MULTIRUN
     before = record.read(folder)
-    same = sorted(before.get("overrides") or []) == sorted(overrides)
+    same = _but_for_ckpt(before.get("overrides") or []) == _but_for_ckpt(overrides)
     left = record.status(before) if same else "nothing"
     require(
         processes.is_child() or processes.by_others() or record.status(before) != "running" or not record.here(before),
@@ -57,9 +57,11 @@ def train(cfg: DictConfig) -> float | None:
         return before["score"]
     last = folder / "checkpoints" / "last.ckpt"
     goes_on = cfg.ckpt is None and last.exists() and _is_interrupted(left)
-    if before and not goes_on and cfg.ckpt is None and processes.is_first():
-        _clear(folder, interrupted=last.exists() and record.status(before) in INTERRUPTED, same=same)
-    about = record.Record(folder, overrides, goes_on, writes=processes.is_first())
+    of_its_own = cfg.ckpt is not None and last.exists() and Path(_find(cfg.ckpt) or "").parent == last.parent
+    interrupted = last.exists() and record.status(before) in INTERRUPTED
+    if before and not goes_on and not of_its_own and processes.is_first():
+        _clear(folder, interrupted and (not same or cfg.ckpt is not None))
+    about = record.Record(folder, overrides, goes_on, interrupted, writes=processes.is_first())
     if swept and "joblib" in hydra.launcher._target_:
         processes.end_with(os.getppid())  # else its workers outlive a sweep that is killed
     with about, at_once():
@@ -81,16 +83,26 @@ def _is_interrupted(left: str) -> bool:
     return left in INTERRUPTED and not processes.is_child()  # who is told what to resume
 
 
-def _clear(folder: Path, interrupted: bool, same: bool) -> None:
-    """Leave no results of the run that a folder held, of which this run is not the end, beside those of this one."""
+def _clear(folder: Path, interrupted: bool) -> None:
+    """Leave no results of the run that a folder held, of which this run is not the end, beside those of this one.
+
+    Its checkpoints are kept as `last.old` and `best.old`: the next start might take them for this run's.
+    """
     require(
-        same or not interrupted,
+        not interrupted,
         f"{folder} holds another run, which was interrupted: this one would replace its checkpoint. Choose another "
         "folder, or delete it.",
     )
     tell(f"this run replaces the one that was in {folder}")
     for name in ("metrics.json", "curves.json"):
         (folder / name).unlink(missing_ok=True)
+    for path in (folder / "checkpoints").glob("*.ckpt"):
+        path.replace(path.with_suffix(".old"))
+
+
+def _but_for_ckpt(overrides: list[str]) -> list[str]:
+    """What tells a run from others: not where it goes on from."""
+    return sorted(override for override in overrides if not override.startswith("ckpt="))
 
 
 def _train(cfg: DictConfig, folder: Path, resume: str | None, about: record.Record) -> float | None:
@@ -118,6 +130,7 @@ def _train(cfg: DictConfig, folder: Path, resume: str | None, about: record.Reco
         for board in boards(trainer):
             board.log_hyperparams(_settings(cfg))
             board.experiment.add_text("config", verbatim(OmegaConf.to_yaml(cfg, resolve=True)))
+        about.trained = True
         trainer.fit(model, datamodule=datamodule, ckpt_path=resume, weights_only=True)
         best = trainer.strategy.broadcast(str(keeper.best))
         _score(trainer, model, datamodule, best)
@@ -235,7 +248,11 @@ def _class(target: str) -> Any:
 
 
 def _find(ckpt: str | None) -> str | None:
-    return str(checkpoint.newest(Path(HydraConfig.get().run.dir).parent)) if ckpt == "last" else ckpt and str(ckpt)
+    """The path of `ckpt`; of `last` that of this run's folder or, if it has none, of the newest run beside it."""
+    if ckpt != "last":
+        return ckpt and str(ckpt)
+    own = Path(HydraConfig.get().runtime.output_dir) / "checkpoints" / "last.ckpt"
+    return str(own if own.exists() else checkpoint.newest(Path(HydraConfig.get().run.dir).parent))
 
 
 def _check_fits(what: str, saved: dict[str, Any], model: Task, cfg: DictConfig, *matters: str) -> None:

@@ -67,12 +67,12 @@ def search(
         study.sampler = sampler(seed=seed + len(study.trials))
     except (TypeError, ValueError, OSError, StorageInternalError, SQLAlchemyError) as error:
         raise UserError(f"hydra.sweeper: {str(error).splitlines()[0]}") from error
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        if set(trial.distributions) < set(space):  # killed while it was chosen
-            study.tell(trial.number, state=TrialState.FAIL)
     elsewhere = ("trainer", "logger", "callbacks")  # may change while a search goes on
     rest = [setting for setting in sorted(fixed) if not setting.startswith(elsewhere)]
     _check_same(study, space, [*rest, f"monitor={monitor}", direction], storage)
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        if set(trial.distributions) < set(space):  # killed while it was chosen
+            study.tell(trial.number, state=TrialState.FAIL)
     left = study.get_trials(states=(TrialState.RUNNING,))
     begin(jobs.folder, n_trials, sum(trial.state.is_finished() for trial in study.trials))
     while True:

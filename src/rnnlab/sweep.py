@@ -220,14 +220,15 @@ def going_on(config: Any) -> Iterator[Path]:
             signal.signal(signal.SIGTERM, before)
 
 
-def conclude(folder: Path, advice: str = "") -> None:
+def conclude(folder: Path, jobs: list[Job] | None = None, advice: str = "") -> None:
     """Show what a sweep found, and leave it as `results.csv` and `results.png` in its folder.
 
-    **Raises:** `UserError` if a job failed, with what to do about it.
+    **Raises:** `UserError` if one of `jobs` failed, by default of all in the folder, with what to do about it.
     """
     from rnnlab.results import summarise
 
-    runs = summarise(folder)
+    asked = None if jobs is None else set(map(_identity, jobs))
+    runs = [run for run in summarise(folder) if asked is None or _identity(run.get("overrides") or []) in asked]
     failed = [run for run in runs if record.status(run) not in record.DONE]
     advice = advice or f"This runs them again, and no other: {_command(folder)}"
     require(not failed, f"{len(failed)} of {len(runs)} jobs have no result; why, is said above. {advice}")
