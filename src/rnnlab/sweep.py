@@ -186,7 +186,8 @@ def tell_progress(folder: Path) -> None:
     since = [path for path in record.below(folder) if (path / record.FILE).stat().st_mtime >= sweep["began"]]
     states = Counter(record.status(record.read(path)) for path in since)
     over = states["failed"] + sum(states[state] for state in record.DONE)
-    left = timedelta(seconds=round((time.time() - sweep["began"]) / over * (sweep["jobs"] - sweep["over"] - over)))
+    each = (time.time() - sweep["began"]) / max(1, over)  # on machines whose clocks differ none may seem to be over
+    left = timedelta(seconds=round(each * max(0, sweep["jobs"] - sweep["over"] - over)))
     failed = f", {states['failed']} failed" if states["failed"] else ""
     print(f"{sweep['over'] + over} of {sweep['jobs']} jobs are over{failed}, {left} left")
 
