@@ -9,7 +9,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,13 @@ def script(tmp_path: Path) -> Any:
     """`script("train", "data=hello")` runs scripts/train.py with its run folder below `tmp_path`."""
 
     def call(
-        name: str, *arguments: str, folder: str = "run", check: bool = True, stdin: str = "", **environment: str
+        name: str,
+        *arguments: str,
+        folder: str = "run",
+        check: bool = True,
+        stdin: str = "",
+        killer: Callable | None = None,
+        **environment: str,
     ) -> Result:
         command = [str(ROOT / "scripts" / f"{name}.py"), *arguments]
         if (
@@ -94,8 +100,8 @@ def script(tmp_path: Path) -> Any:
         ):
             command.append(f"hydra.run.dir={tmp_path / folder}")
         anew = any(key.startswith("PYTHON") for key in environment)  # what only a new interpreter heeds
-        start = new_interpreter if anew else forked
-        result = start(command, stdin, tmp_path, {**os.environ, **ENVIRONMENT, **environment})
+        place = (command, stdin, tmp_path, {**os.environ, **ENVIRONMENT, **environment})
+        result = new_interpreter(*place) if anew else forked(*place, killer)
         result.folder = tmp_path / folder
         if check:
             assert result.returncode == 0, result.stderr
@@ -112,12 +118,16 @@ def new_interpreter(command: list[str], stdin: str, folder: Path, environment: d
     return Result(done.args, done.returncode, done.stdout, done.stderr)
 
 
-def forked(command: list[str], stdin: str, folder: Path, environment: dict[str, str]) -> Result:
+def forked(
+    command: list[str], stdin: str, folder: Path, environment: dict[str, str], killer: Callable | None = None
+) -> Result:
     with tempfile.TemporaryDirectory() as aside:
         streams = [Path(aside) / name for name in ("stdin", "stdout", "stderr")]
         streams[0].write_text(stdin)
         process = server.Process(target=_script, args=(command, streams, folder, environment))
         process.start()
+        if killer is not None:
+            killer(process)
         process.join(300)
         if process.exitcode is None:
             process.kill()

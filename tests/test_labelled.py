@@ -460,7 +460,7 @@ def test_files_that_are_none(tmp_path):
         (text, "is no NPZ file"),
         (array, "is no NPZ file"),
         (half, "is no NPZ file"),
-        (strange, "x is |S8 of shape ()"),
+        (strange, "has no array x. It has: none."),
         (damaged, "cannot be read as an NPZ file of plain arrays: Bad CRC-32"),
     ):
         with pytest.raises(UserError) as raised:
@@ -535,7 +535,7 @@ def test_names_that_are_lists(column, tmp_path):
     path = tmp_path / "lists.parquet"
     frame = pd.DataFrame({"sequence_id": list("aabb"), "time": [0, 1] * 2, "f": np.arange(4.0), "label": list("uuvv")})
     frame.assign(**{column: [[1, 2]] * 4}).to_parquet(path)
-    with pytest.raises(UserError, match=f"{column} holds what is no name: row 1"):
+    with pytest.raises(UserError, match=rf"{column} is list<element: int64>: no numbers, dates or text"):
         data_of(path)
 
 

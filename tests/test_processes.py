@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -45,6 +46,14 @@ def status(folder):
 
 def state(folder):
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def addresses(pid):
+    """Where a process listens, as the system tells: four bytes, the first last."""
+    sockets = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.exists() or path.is_symlink()}
+    rows = [line.split() for kind in ("tcp", "tcp6") for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]]
+    found = {row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
+    return {socket.inet_ntoa(bytes.fromhex(address)[::-1]) if len(address) == 8 else address for address in found}
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +135,11 @@ def test_a_signal_ends_a_run_after_a_step_and_loses_nothing(trainer, number, scr
     process = start(TRAIN, *LONG, f"trainer={trainer}", f"hydra.run.dir={folder}")
     wait_for(folder / "checkpoints" / "last.ckpt")
     time.sleep(0.3)
+    listening = addresses(process.pid)
     process.send_signal(number)
     printed, errors = end(process)
     assert process.returncode == 128 + number, errors
+    assert listening == ({"127.0.0.1"} if trainer == "ddp_cpu" else set())
     step = state(folder)["global_step"]
     assert f"Stopped by {number.name} at step {step}. To go on: ckpt={folder}" in printed
     assert status(folder) == "stopped"

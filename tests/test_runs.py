@@ -110,8 +110,7 @@ def test_every_pair_trains_with_every_cell_or_says_what_fits(model, data, script
         assert (job / "figures" / "loss.png").stat().st_size > 1000
         for kept in ("best", "last"):
             saved = checkpoint.load(job / "checkpoints" / f"{kept}.ckpt")
-            rebuilt = checkpoint.build(saved["rnnlab"]["model"], job, spec=saved["hyper_parameters"]["spec"])
-            rebuilt.load_state_dict(saved["state_dict"])
+            rebuilt = checkpoint.load_model(saved, job)
             by_lightning = task.load_from_checkpoint(job / "checkpoints" / f"{kept}.ckpt", weights_only=True)
             assert all(map(torch.equal, rebuilt.state_dict().values(), by_lightning.cpu().state_dict().values()))
 
@@ -327,7 +326,7 @@ def test_benchmark_measures_both_loops(script):
 def test_a_checkpoint_is_built_from_named_targets_only():
     assert "torch.nn.RNN" in conf.targets().values()
     with pytest.raises(Exception, match=r"os\.system"):
-        checkpoint.build({"_target_": "os.system", "command": "true"}, "x.ckpt")
+        checkpoint.build({"_target_": "os.system", "command": "true"}, "data", "x.ckpt")
     with pytest.raises(Exception, match=r"rnnlab\.checkpoint\.torch\.load"):
         checkpoint.build({"a": [{"_target_": "rnnlab.checkpoint.torch.load"}]}, "x.ckpt")
 

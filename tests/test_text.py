@@ -15,7 +15,7 @@ from conftest import TEXT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from rnnlab.data import corpus
+from rnnlab.data import corpus, files
 from rnnlab.data.text import WARM_UP, Pieces, PythonData, TextData, TrainStreams, WholeText
 from rnnlab.errors import UserError
 from rnnlab.spec import IGNORED
@@ -26,8 +26,8 @@ SMALL += ("data.batch_size=8", "trainer=cpu", "callbacks=none", "logger=none")
 
 
 def opened(path, cache, unit="char", min_count=1, signs=None):
-    files = path if isinstance(path, list) else [path]
-    return corpus.open_corpus(files, "name", unit, min_count, signs and Vocabulary(signs), cache, "the text")
+    paths = path if isinstance(path, list) else [path]
+    return corpus.open_corpus(paths, "name", unit, min_count, signs and Vocabulary(signs), cache, "the text")
 
 
 def decoded(text):
@@ -36,7 +36,7 @@ def decoded(text):
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-    monkeypatch.setattr(corpus, "PIECE", 7)  # several pieces, cut in the middle of characters
+    monkeypatch.setattr(files, "PIECE", 7)  # several pieces, cut in the middle of characters
 
 
 def test_a_text_comes_back_as_it_was(tmp_path, small_pieces):
@@ -153,7 +153,7 @@ def test_nothing_is_left_of_an_encoding_that_failed(tmp_path):
 )
 def test_the_byte_that_is_no_text_is_named(raw, at, tmp_path, small_pieces):
     (tmp_path / "a.txt").write_bytes(raw)
-    with pytest.raises(UserError, match=rf"byte {at} .*a\.txt.*data\.unit=byte"):
+    with pytest.raises(UserError, match=rf"a\.txt: byte {at} .*data\.unit=byte"):
         opened(tmp_path / "a.txt", tmp_path)
     assert bytes(opened(tmp_path / "a.txt", tmp_path, "byte").tokens) == raw
 
@@ -475,7 +475,7 @@ def text_data(path, **settings):
 @pytest.mark.parametrize(
     ("content", "settings", "words"),
     [
-        (None, {}, ["no such file or folder"]),
+        (None, {}, ["there is no such file"]),
         (b"", {}, ["is empty"]),
         (b"a" * 71, {}, ["too short, 71 characters", "data.batch_size=4", "data.seq_len=16", "need 73"]),
         (b"a" * 100, {"split": (0.99, 0.01, 0)}, ["too short, 100 characters", "need 200"]),

@@ -15,7 +15,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.table import Table
 
-from rnnlab import checkpoint, run
+from rnnlab import run
+from rnnlab.callbacks.checkpoints import BestAndLast
 from rnnlab.check import check
 from rnnlab.console import tell
 from rnnlab.devices import check_devices
@@ -69,7 +70,7 @@ def _run(cfg: DictConfig, folder: Path) -> tuple[int, float]:
     pl.seed_everything(cfg.seed, verbose=False)
     datamodule, model = run.make_parts(cfg)
     clock = _Clock()
-    keeper = checkpoint.BestAndLast(folder / "checkpoints", cfg.monitor, cfg.mode, {})
+    keeper = BestAndLast(folder / "checkpoints", cfg.monitor, cfg.mode, {}, cfg.checkpoint.every_minutes)
     trainer = run.make_trainer(cfg, folder, keeper, clock)
     trainer.fit(model, datamodule=datamodule)
     return trainer.global_step, clock.seconds

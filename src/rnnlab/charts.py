@@ -88,7 +88,7 @@ def draw_confusion(counts: Tensor, names: Sequence[str]) -> Figure:
     - `names`: of the classes.
     """
     size = len(names)
-    shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
+    shares = (counts / counts.sum(1, keepdim=True).clamp_min(1)).numpy()
     side = min(9.0, 3.2 + 0.35 * size)
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.subplots()

@@ -1,115 +1,297 @@
-"""The composed config, checked before anything is read or started."""
+"""The composed config, checked before anything is read or started: every fault of it, each told once."""
 
-from collections.abc import Callable
-from itertools import pairwise
+import re
+from difflib import get_close_matches
+from importlib import import_module
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_object
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+from torch.nn.parallel import DistributedDataParallel
 
-from rnnlab.conf import leaves
+from rnnlab import arguments, conf
 from rnnlab.errors import UserError
+from rnnlab.rules import KEYS, RULES, UNKNOWN, Rule, shown
 
+Faults = dict[str, str]  # a sentence for each key that is wrong
 
-def _whole(low: int) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= low
-
-
-def _number(low: float, high: float = float("inf")) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int | float) and not isinstance(value, bool) and low <= value < high
-
-
-def _is_split(value: Any) -> bool:
-    shares = value if isinstance(value, list) and len(value) == 3 else [-1]
-    return all(map(_number(0), shares)) and abs(sum(shares) - 1) < 1e-6
-
-
-def _is_switch(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_part(value: Any) -> bool:
-    return _number(0, 1)(value) or _whole(1)(value)
-
-
-def _are_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-
-def _are_levels(value: Any) -> bool:
-    inside = isinstance(value, list) and len(value) > 0 and all(_number(0, 1)(level) and level > 0 for level in value)
-    return inside and 0.5 in value and all(low < high for low, high in pairwise(value))
-
-
-_SIZE = (_whole(1), "a whole number, 1 or more")
-_PAIR = (_whole(2), "a whole number, 2 or more")
-_AMOUNT = (_number(0), "a number, 0 or more")
-
-# by name, whatever the group: a name means the same in every cell and every dataset
-RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("hidden_size", "num_layers", "batch_size", "seq_len", "input_size", "output_size"), _SIZE),
-    **dict.fromkeys(("num_train", "num_series", "num_waves", "length", "repeats"), _SIZE),
-    **dict.fromkeys(("min_count", "num_samples", "context", "horizon", "season", "stride"), _SIZE),
-    **dict.fromkeys(("log_every_n_steps", "accumulate_grad_batches", "check_val_every_n_epoch", "num_nodes"), _SIZE),
-    **dict.fromkeys(("num_val", "num_test", "symbols"), _PAIR),
-    "lag": _SIZE,
-    "test_lengths": (lambda value: isinstance(value, list) and all(map(_SIZE[0], value)), "a list of whole numbers"),
-    **dict.fromkeys(("momentum", "weight_decay", "noise", "shift", "trend"), _AMOUNT),
-    **dict.fromkeys(("epoch_steps", "patch"), (lambda value: value is None or _SIZE[0](value), f"{_SIZE[1]}, or null")),
-    **dict.fromkeys(("val", "test"), (_is_part, "a share from 0 to below 1, or a whole number of steps")),
-    **dict.fromkeys(("covariates", "future_covariates"), (_are_names, "a list of columns")),
-    "features": (lambda value: value is None or (_are_names(value) and value), "a list of columns, or null"),
-    **dict.fromkeys(("sequence_id", "label"), (lambda value: value is not None, "a column")),
-    "target": (lambda value: isinstance(value, str) or (_are_names(value) and value), "a column, or a list of columns"),
-    "quantiles": (_are_levels, "numbers between 0 and 1, rising, 0.5 among them"),
-    "loss": (lambda value: value in ("pinball", "mae", "huber", "mse"), "pinball, mae, huber or mse"),
-    "norm": (lambda value: value in ("last", "std", "mean", "none"), "last, std, mean or none"),
-    "head": (lambda value: value in ("direct", "recursive"), "direct or recursive"),
-    **dict.fromkeys(
-        ("log", "dayfirst"), (lambda value: value is None or isinstance(value, bool), "true, false or null")
+# where there is a `_target_`: what it must be, and what rnnlab gives to it
+PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "model": ("rnnlab.tasks.base.Task", ("spec",)),
+    "data": ("rnnlab.data.base.SequenceData", ()),
+    "cell": ("torch.nn.Module", ("input_size", "batch_first")),
+    "optim.optimizer": ("torch.optim.Optimizer", ("params",)),
+    "optim.scheduler": ("torch.optim.lr_scheduler.LRScheduler", ("optimizer", "total_steps")),
+    "trainer": (
+        "lightning.pytorch.Trainer",
+        ("callbacks", "logger", "plugins", "enable_progress_bar", "default_root_dir"),
     ),
-    "fill": (lambda value: value in (None, "linear", "ffill"), "linear, ffill or null"),
-    "calendar": (
-        lambda value: isinstance(value, list) and set(value) <= {"hour", "day_of_week", "month", "day_of_year"},
-        "a list of hour, day_of_week, month, day_of_year",
-    ),
-    "lr": (lambda value: _number(0)(value) and value > 0, "a number above 0"),
-    **dict.fromkeys(("dropout", "label_smoothing", "warmup"), (_number(0, 1), "a number from 0 to below 1")),
-    "embedding": (lambda value: value is None or _SIZE[0](value), f"{_SIZE[1]}, or null"),
-    "device": (lambda value: value in ("cpu", "cuda"), "cpu or cuda"),
-    "unit": (lambda value: value in ("char", "byte"), "char or byte"),
-    "split": (_is_split, "three shares of sum 1, such as [0.9,0.05,0.05]"),
-    "temperature": (lambda value: _number(0)(value) and value > 0, "a number above 0; top_k=1 is the likeliest text"),
-    "top_k": (_whole(0), "a whole number; 0 keeps all"),
-    "top_p": (lambda value: _number(0)(value) and 0 < value <= 1, "a number above 0, at most 1"),
-    "seed": (lambda value: _whole(0)(value) and value < 2**32, "a whole number, 0 or more and below 2^32"),
-    **dict.fromkeys(
-        ("bidirectional", "tied", "backtest", "residual", "tf32", "compile"), (_is_switch, "true or false")
-    ),
-    "readout": (lambda value: value in ("last", "mean"), "last or mean"),
-    "init": (lambda value: value in ("default", "identity", "orthogonal"), "default, identity or orthogonal"),
-    "forget_bias": (lambda value: value is None or _number(-100, 100)(value), "a number, or null"),
-    "chrono": (lambda value: value in (None, "auto") or _PAIR[0](value), f"{_PAIR[1]}, auto or null"),
-    "nonlinearity": (lambda value: value in ("tanh", "relu"), "tanh or relu"),
-    "interval": (lambda value: value in ("step", "epoch"), "step or epoch"),
-    "max_epochs": (lambda value: value is None or value == -1 or _SIZE[0](value), f"{_SIZE[1]}, or -1 for no end"),
-    "max_steps": (lambda value: value == -1 or _SIZE[0](value), f"{_SIZE[1]}, or -1 for no end"),
-    "gradient_clip_val": (lambda value: value is None or _number(0)(value), f"{_AMOUNT[1]}, or null"),
+    "trainer.strategy": ("lightning.pytorch.strategies.Strategy", ()),
+    "trainer.profiler": ("lightning.pytorch.profilers.Profiler", ()),
+    "callbacks.*": ("lightning.pytorch.Callback", ()),
+    "logger.*": ("lightning.pytorch.loggers.Logger", ()),
 }
+ONCE = [PARTS[role][0] for role in ("model", "data", "cell", "trainer")]
+REFERENCES = {"model.cell": "cell", "model.optim": "optim"}  # by which a model's yaml takes what is chosen
+SECTIONS = ("model", "data", "cell", "optim", "trainer", "callbacks", "logger")
+LAYERS = ("num_layers", "dropout", "bidirectional")  # which `make_cell` gives to cells that have none
 
 
 def check(cfg: DictConfig) -> None:
-    """Check sizes, types and ranges of a composed config.
+    """Check a composed config: types, ranges, choices, the arguments of each `_target_`, and how the parts fit.
+
+    Of the config of a whole run all parts are built that neither read nor start anything, the network without memory
+    for its weights, so that they can say what they require. A config of some parts is held against signatures alone.
 
     **Raises:** `UserError` with a line for every fault: the key, its value, and what would be right.
     """
-    content: Any = OmegaConf.to_container(cfg)
-    sections = {key: value for key, value in content.items() if key not in ("callbacks", "logger")}
-    faults = [] if cfg.get("mode", "min") in ("min", "max") else [f"mode={cfg.mode} must be min or max."]
-    for key, value in leaves(sections):
-        holds, right = RULES.get(key.split(".")[-1], (None, ""))
-        elsewhere = isinstance(value, str) and value.startswith("${")  # what it refers to is checked where it stands
-        if holds is not None and not elsewhere and not holds(value):
-            shown = str(value).lower() if isinstance(value, bool) else "null" if value is None else value
-            faults.append(f"{key}={shown} must be {right}.")
-    if faults:
-        raise UserError("\n".join(faults))
+    found: Faults = {}
+    content, same = resolve(cfg, found)
+    whole = "cell" in content or "optim" in content
+    if whole:
+        _needed(content, same, found)
+    for key, value in content.items():
+        _look(value, key, same, found, None if whole else set(conf.targets().values()))
+    wrong = set(found)
+    for key in same:
+        if (other := _origin(key, same)) in wrong and other != key:
+            wrong.add(key)
+            found.pop(key, None)
+    lines = list(found.values())
+    if whole:
+        from rnnlab import fit  # imports all parts
+
+        lines += [line for line in fit.faults(content, wrong) if line not in lines]
+    if lines:
+        raise UserError(*lines)
+
+
+def faults(config: dict[str, Any], key: str) -> list[str]:
+    """Every fault of a plain config that may be a stranger's, without building any of it.
+
+    Imported is only what a yaml in `conf/` names; any other `_target_` is a fault.
+
+    **Arguments:**
+
+    - `config`: what stands at `key`, such as `model` or `data`; a model's holds its cell and optim.
+    """
+    found: Faults = {}
+    _look(config, key, {}, found, set(conf.targets().values()))
+    return list(found.values())
+
+
+def resolve(cfg: Any, found: Faults) -> tuple[dict[str, Any], dict[str, str]]:
+    """A config as plain dicts and lists, with what cannot be resolved left `UNKNOWN`.
+
+    **Returns:** the content, and for each key that is just a reference to another, `${...}`, that other key.
+    """
+    same: dict[str, str] = {}
+    try:
+        return _plain(cfg, "", found, same), same
+    except RecursionError:
+        raise UserError("The config refers to itself without end: look for ${...} that hold each other.") from None
+
+
+def _plain(node: Any, above: str, found: Faults, same: dict[str, str]) -> Any:
+    if not isinstance(node, DictConfig | ListConfig):
+        return node
+    plain: dict[Any, Any] = {}
+    names: Any = node.keys() if isinstance(node, DictConfig) else range(len(node))
+    for name in names:
+        key = f"{above}.{name}" if above else str(name)
+        if OmegaConf.is_missing(node, name):
+            plain[name] = "???"
+            continue
+        raw: Any = _raw(node)[name] if OmegaConf.is_interpolation(node, name) else ""
+        if reference := re.fullmatch(r"\$\{(\.*)([^${}:]+)\}", raw):
+            dots = len(reference[1])
+            same[key] = ".".join([*(key.split(".")[:-dots] if dots else []), reference[2]])
+        try:
+            value = node[name]
+            if key in REFERENCES and same.get(key) == REFERENCES[key]:  # which is looked at where it stands
+                plain[name] = UNKNOWN
+            else:
+                plain[name] = _plain(value, key, {}, {}) if reference else _plain(value, key, found, same)
+        except InterpolationToMissingValueError:  # which is told where it is missing
+            plain[name] = UNKNOWN
+        except OmegaConfBaseException as error:
+            plain[name] = UNKNOWN
+            if HydraConfig.initialized() or "hydra" not in str(error).lower():  # which alone knows the rest
+                found[key] = f"{key}={raw}: {str(error).splitlines()[0]}."
+    return plain if isinstance(node, DictConfig) else list(plain.values())
+
+
+def _raw(node: Any) -> Any:
+    return OmegaConf.to_container(node)
+
+
+def _origin(key: str, same: dict[str, str]) -> str:
+    """What a reference comes down to."""
+    seen = {key}
+    while (key := same.get(key, key)) not in seen:
+        seen.add(key)
+    return key
+
+
+def _needed(content: dict[str, Any], same: dict[str, str], found: Faults) -> None:
+    """What a run cannot do without."""
+    for section in SECTIONS:
+        value = content.get(section)
+        if not isinstance(value, dict):
+            options = ", ".join(conf.options(section))
+            given = f"{section}={shown(value)}: a" if section in content else f"{section} is left out: a"
+            found.setdefault(section, f"{given} run needs one. {section} takes: {options}.")
+    for key in conf.read(conf.HOME / "conf")["train"]:
+        if key not in ("defaults", "hydra", *content):
+            found[key] = f"{key} is left out: a run needs it."
+    for section, keys in (("optim", ("optimizer", "scheduler", "interval")), ("trainer", ("accelerator", "devices"))):
+        for key in keys if section not in found else ():
+            if key not in content[section]:
+                found[f"{section}.{key}"] = f"{section}.{key} is left out: a run needs it."
+    for section in ("model", "data", "cell", "trainer"):
+        if section not in found and "_target_" not in content[section]:
+            found[f"{section}._target_"] = f"{section}._target_ is left out: a run needs it."
+    for key, section in REFERENCES.items():
+        value = _dict(content.get("model")).get(section, UNKNOWN)
+        if same.get(key) != section and key not in found and value is not UNKNOWN:
+            found[key] = f"{key}={shown(value)} must stay ${{{section}}}: set {section}=NAME and {section}.KEY=VALUE."
+    nodes = [f"{section}.{name}" for section in ("callbacks", "logger") for name in _dict(content.get(section))]
+    for key in (*nodes, "optim.scheduler", "optim.optimizer"):
+        section, _, name = key.partition(".")
+        value = _dict(content.get(section)).get(name, UNKNOWN)
+        if value is not UNKNOWN and "_target_" not in _dict(value) and (value is not None or key == "optim.optimizer"):
+            found[key] = f"{key}={shown(value)} must have a _target_{', or be null' * (key != 'optim.optimizer')}."
+    settings = conf.settings()
+    for name in _dict(content.get("optim")):
+        if f"optim.{name}" not in settings:
+            found[f"optim.{name}"] = f"optim.{name} is not a setting.{_hint(f'optim.{name}', settings)}"
+
+
+def _dict(value: Any) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _look(node: Any, key: str, same: dict[str, str], found: Faults, allowed: set[str] | None) -> None:
+    """Look at a value and all below it."""
+    if node is UNKNOWN or key in found or (key in same and isinstance(node, dict | list)):
+        return
+    if node == "???":
+        found[key] = f"{key} is needed: give {key}=VALUE. --help shows examples."
+    elif (rule := _rule(key)) and (right := rule(node)):
+        found[key] = f"{key}={shown(node)} must be {right}."
+    elif isinstance(node, dict):
+        if "_target_" in node:
+            _look_at_part(node, key, found, allowed)
+        for name, child in node.items():
+            _look(child, f"{key}.{name}", same, found, allowed)
+    elif isinstance(node, list):
+        for number, child in enumerate(node):
+            if isinstance(child, dict | list):
+                _look(child, f"{key}.{number}", same, found, allowed)
+
+
+def _rule(key: str) -> Rule | None:
+    section, _, name = key.rpartition(".")
+    foreign = section.startswith(("callbacks", "logger")) and not name.startswith("_")  # where a name may mean anything
+    return KEYS.get(key) or (None if foreign else RULES.get(name))
+
+
+def _look_at_part(node: dict[str, Any], key: str, found: Faults, allowed: set[str] | None) -> None:
+    """Hold a node against what its `_target_` takes."""
+    role = re.sub(r"^model\.(?=cell|optim)", "", key)  # a model's own, out of a checkpoint
+    role = f"{role.split('.')[0]}.*" if role.count(".") == 1 and role.startswith(("callbacks", "logger")) else role
+    base, given = PARTS.get(role, ("", ()))
+    target = _target(node["_target_"], f"{key}._target_", base, found, allowed)
+    if target is None:
+        return
+    for name, right in _directives(role).items():
+        if node.get(name, right) != right or (name == "_partial_" and right and name not in node):
+            found[f"{key}.{name}"] = f"{key}.{name} must be {shown(right)}."
+    taken, others = _taken(target, role)
+    for name, value in node.items():
+        inside = f"{key}.{name}"
+        if not isinstance(name, str):
+            found.setdefault(inside, f"{inside}: {shown(name)} is not a name.")
+        elif name in given or (name == "_args_" and base in ONCE):
+            found.setdefault(inside, f"{inside} is set by rnnlab: leave it out.")
+        elif name in taken and value is not UNKNOWN and value != "???" and _rule(inside) is None:
+            hint = taken[name].hint
+            if not arguments.fits(value, hint):
+                found.setdefault(inside, f"{inside}={shown(value)} must be {arguments.words(hint)}.")
+        elif name not in taken and not others and not name.startswith("_"):
+            free = sorted(set(taken) - set(given))
+            hint = _hint(name, free) or f" It takes {', '.join(free)}."
+            found.setdefault(inside, f"{inside} is not a setting of {node['_target_']}.{hint}")
+    if not node.get("_args_") and not node.get("_partial_"):
+        for name, argument in taken.items():
+            if argument.needed and name not in (*given, *node):
+                found[f"{key}.{name}"] = f"{key}.{name} is needed by {node['_target_']}: give +{key}.{name}=VALUE."
+
+
+def _directives(role: str) -> dict[str, Any]:
+    """What Hydra is told about a part, where rnnlab relies on it."""
+    if role == "model":
+        return {"_recursive_": False, "_convert_": "all", "_partial_": False}
+    return {"_partial_": role in ("optim.optimizer", "optim.scheduler")} if role in PARTS else {}
+
+
+def _target(name: Any, key: str, base: str, found: Faults, allowed: set[str] | None) -> Any:
+    """The class or function that a `_target_` names, if there is one and it may be imported."""
+    if not isinstance(name, str):
+        found[key] = f"{key}={shown(name)} must be the name of a class or function, such as torch.nn.RNN."
+        return None
+    if allowed is not None and name not in allowed:
+        found[key] = f"{key}={shown(name)} is not one of the targets that conf/ names."
+        return None
+    try:
+        target = get_object(name)
+    except Exception as error:
+        found[key] = f"{key}={name} cannot be imported.{_near(name) or f' {_first_cause(error)}'}"
+        return None
+    right = get_object(base) if base else object
+    only_class = base in ONCE[:3]
+    if not (issubclass(target, right) if isinstance(target, type) else callable(target) and not only_class):
+        found[key] = f"{key}={name} is no {base.rpartition('.')[2] or 'class or function'}."
+        return None
+    return target
+
+
+def _near(name: str) -> str:
+    """The names in its module that are like one that is not there."""
+    try:
+        module, _, last = name.rpartition(".")
+        near = get_close_matches(last, dir(import_module(module)), n=1)
+    except Exception:
+        near = get_close_matches(name, conf.targets().values(), n=1)
+        module = ""
+    return f" Did you mean {module and f'{module}.'}{near[0]}?" if near else ""
+
+
+def _first_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+def _taken(target: Any, role: str) -> tuple[dict[str, arguments.Argument], bool]:
+    """The arguments that a part may be given in a config."""
+    taken, others = arguments.of(target)
+    free = arguments.Argument(Any, False)
+    if role == "cell":
+        taken = {**dict.fromkeys((*LAYERS, "residual", "init", "forget_bias", "chrono"), free), **taken}
+    elif role == "model" and arguments.of(target.__init__)[1]:  # what is left over goes to the network
+        from rnnlab.network import SimpleRNN
+
+        network = arguments.of(SimpleRNN)[0]
+        taken = {**{name: network[name] for name in ("embedding", "tied", "dropout")}, **taken}
+    elif getattr(target, "__name__", "") == "DDPStrategy":
+        taken = {**arguments.of(DistributedDataParallel)[0], **taken}
+        return {name: argument._replace(needed=False) for name, argument in taken.items()}, False
+    return taken, others
+
+
+def _hint(name: str, known: Any) -> str:
+    near = get_close_matches(name, known, n=1)
+    return f" Did you mean {near[0]}?" if near else ""

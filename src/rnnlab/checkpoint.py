@@ -1,168 +1,89 @@
-"""Checkpoints: written so that one survives whatever happens, read so that nothing in them runs."""
+"""Checkpoints of anyone, read so that nothing in them runs, and nothing that they say is taken on trust."""
 
-import math
-import os
-import shutil
-from collections.abc import Iterator
+import pickletools
+import zipfile
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
-import torch.distributed as dist
 from hydra.errors import HydraException
 from hydra.utils import get_class
-from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 from rnnlab import conf
+from rnnlab.check import faults
+from rnnlab.console import tell
 from rnnlab.errors import UserError, require
-from rnnlab.guard import largest
+from rnnlab.spec import SequenceSpec
 
-FORMAT = 1
+FORMAT = 2
+KEPT = ("last", "previous", "best")  # in a run's checkpoints/; of several of one age the first goes first
 
+# all that the pickled part of a checkpoint may name: what puts tensors and plain values together
+STORAGES = ("Float", "Double", "Half", "BFloat16", "Byte", "Char", "Short", "Int", "Long", "Bool", "ComplexFloat")
+NAMES = {
+    "collections OrderedDict", "collections defaultdict", "torch Size", "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_parameter", *(f"torch {kind}Storage" for kind in STORAGES),
+}  # fmt: skip
 
-class AtomicIO(TorchCheckpointIO):
-    """Writes beside the destination, flushes to disk, then renames: a reader sees the old file or the whole new one."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+NODES, DEPTH = 10**6, 20  # of the values that describe a network and its data
 
 
-class BestAndLast(Checkpoint):
-    """Keeps `last.ckpt` and `best.ckpt`, both decided after each validation and at the end of training.
+class Damaged(Exception):
+    """A file is not as it was written."""
 
-    torch's random numbers, which differ between ranks, go on where a checkpoint left them, so that a resumed run draws
-    the same dropout.
 
-    **Arguments:**
+def verify(path: Path) -> list[str]:
+    """Compare all content of a checkpoint with its checksums, the CRC-32 of the ZIP format, which torch writes.
 
-    - `folder`: where they go.
-    - `monitor`, `mode`: the metric that decides, and whether `"min"` or `"max"` of it is best.
-    - `config`: plain dicts `model` and `data`, from which a checkpoint alone can be evaluated.
+    **Returns:** what it names beside tensors and plain values: Python's names of functions and classes.
 
-    **Raises:** `UserError` if a weight or the monitored metric is infinite or not a number, instead of saving it, and
-    after a validation that did not measure `monitor`.
+    **Raises:** `Damaged`.
     """
-
-    def __init__(self, folder: Path, monitor: str, mode: str, config: dict[str, Any]):
-        self.last, self.best = folder / "last.ckpt", folder / "best.ckpt"
-        self.monitor = monitor
-        self.sign = 1 if mode == "min" else -1
-        self.config = config
-        self.best_score: float | None = None
-        self.saved_step = -1
-        self.rank = 0
-        self.random_states: list[list[torch.Tensor]] | None = None  # of each rank
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.FITTING:
-            self._save(trainer)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.global_step != self.saved_step:
-            self._save(trainer)
-
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
-        checkpoint["rnnlab"] = {"format": FORMAT, **self.config}
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.rank = trainer.global_rank
-        if self.rank > 0:  # until now every rank drew the same, for the same weights
-            torch.manual_seed(torch.initial_seed() + self.rank)
-
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, i: int) -> None:
-        if self.random_states is not None:  # only now has all been built that draws random numbers
-            if self.rank < len(self.random_states):  # else it draws what no other does
-                cpu, *gpus = self.random_states[self.rank]
-                torch.set_rng_state(cpu)
-                if len(gpus) == torch.cuda.device_count():
-                    torch.cuda.set_rng_state_all(gpus)
-            self.random_states = None
-
-    def state_dict(self) -> dict[str, Any]:
-        mine = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
-        random_states = [mine]
-        if dist.is_initialized():
-            random_states *= dist.get_world_size()
-            dist.all_gather_object(random_states, mine)
-        return {"monitor": self.monitor, "best_score": self.best_score, "random_states": random_states}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self.best.exists() and state_dict["monitor"] == self.monitor:
-            self.best_score = state_dict["best_score"]
-        self.random_states = state_dict["random_states"]
-
-    def inherit(self, resumed: str | Path) -> None:
-        """Take over the best checkpoint of the run that `resumed` belongs to, so that it stays the one to beat."""
-        best = Path(resumed).with_name("best.ckpt")
-        if best.exists() and not self.best.exists():
-            self.best.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(best, self.best)
-
-    def _save(self, trainer: pl.Trainer) -> None:
-        size = largest([weight.detach() for weight in trainer.lightning_module.parameters()])
-        _require_finite("a weight", size.item(), trainer.global_step)
-        improved = self._improved(trainer)
-        trainer.save_checkpoint(self.last)
-        self.saved_step = trainer.global_step
-        if trainer.is_global_zero and (improved or not self.best.exists()):
-            # last.ckpt is replaced, never written into, so best.ckpt can be a second name of the same file
-            partial = self.best.with_suffix(".partial")
-            partial.unlink(missing_ok=True)
-            try:
-                os.link(self.last, partial)
-            except OSError:  # a file system without links
-                shutil.copyfile(self.last, partial)
-            partial.replace(self.best)
-
-    def _improved(self, trainer: pl.Trainer) -> bool:
-        measured = trainer.callback_metrics
-        if not measured:  # no validation set: the latest is the best
-            return True
-        if self.monitor not in measured:
-            names = ", ".join(sorted(measured))
-            raise UserError(f"monitor={self.monitor} is not measured by the validation. It measures: {names}.")
-        score = float(measured[self.monitor])
-        _require_finite(self.monitor, score, trainer.global_step)
-        if self.best_score is not None and self.sign * score >= self.sign * self.best_score:
-            return False
-        self.best_score = score
-        return True
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            names = {entry.filename.casefold() for entry in entries}
+            packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+            if len(names) < len(entries) or packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+                raise Damaged("its table of contents is wrong")
+            if wrong := archive.testzip():
+                raise Damaged(f"{wrong} has another checksum")
+            [pickled] = [entry.filename for entry in entries if entry.filename.endswith("/data.pkl")]
+            operations = pickletools.genops(archive.read(pickled))
+            named = {str(argument) for operation, argument, _ in operations if operation.name == "GLOBAL"}
+    except Exception as error:  # nearly any, for a damaged file
+        raise Damaged(str(error) if isinstance(error, Damaged) else f"{type(error).__name__}: {error}") from error
+    return [name.replace(" ", ".") for name in sorted(named - NAMES)]
 
 
-def _require_finite(what: str, value: float, step: int) -> None:
-    require(
-        math.isfinite(value),
-        f"{what} is {value} at step {step}. The checkpoints of earlier steps are intact. "
-        "Try a smaller optim.lr, or trainer.gradient_clip_val=1.0.",
-    )
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint is there and as it was written."""
+    try:
+        verify(path)
+    except Damaged:
+        return False
+    return True
 
 
-def _targets(node: Any) -> Iterator[Any]:
-    """The value of every `_target_` in nested dicts and lists."""
-    if isinstance(node, dict):
-        yield from (value for key, value in node.items() if key == "_target_")
-    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ():
-        yield from _targets(child)
+def kept(folder: Path) -> list[Path]:
+    """The checkpoints in a run's folder."""
+    return [path for name in KEPT if (path := folder / "checkpoints" / f"{name}.ckpt").exists()]
 
 
-def newest(folder: Path) -> Path:
-    """The `last.ckpt` that was written last by any run in `folder`.
+def newest(paths: list[Path]) -> Path:
+    """The checkpoint that was written last and can be read; others that are newer are told of.
 
     **Raises:** `UserError` if there is none.
     """
-    found = sorted(folder.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-    require(bool(found), f"ckpt=last: there is no checkpoint below {folder}. Train without ckpt= first.")
-    return found[-1]
+    for path in sorted(paths, key=lambda path: -path.stat().st_mtime):
+        try:
+            load(path)
+        except UserError as error:
+            tell(f"passed over: {error}")
+        else:
+            return path
+    raise UserError(f"ckpt=last: none of {', '.join(map(str, paths))} can be read.")
 
 
 def load(path: str | Path, key: str = "ckpt") -> dict[str, Any]:
@@ -172,45 +93,123 @@ def load(path: str | Path, key: str = "ckpt") -> dict[str, Any]:
 
     - `key`: the setting that names it, for messages.
 
-    **Raises:** `UserError` if it is missing, damaged, or not from rnnlab.
+    **Raises:** `UserError` if it is missing, damaged, not from rnnlab, or of another version.
     """
     path = Path(str(path))  # ckpt=5 arrives as a number
     require(path.is_file(), f"{key}={path}: there is no such file. Checkpoints are in a run's checkpoints/ folder.")
     try:
+        strange = verify(path)
+        require(
+            not strange,
+            f"{key}={path} asks for {', '.join(strange)}, which no checkpoint of rnnlab does. Nothing of it was run.",
+        )
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises nearly anything for a damaged file
-        raise UserError(
-            f"{key}={path} is damaged or not a checkpoint ({type(error).__name__}). Use another."
-        ) from error
+    except UserError:
+        raise
+    except Exception as error:
+        said = str(error).split("\n")[0]
+        raise UserError(f"{key}={path} is damaged or not a checkpoint ({said}). Use another.") from error
     try:
+        found = checkpoint["rnnlab"]["format"]
+        require(
+            found == FORMAT,
+            f"{key}={path} has format {found}, this version reads {FORMAT}: use the version of rnnlab that wrote it.",
+        )
         parts = checkpoint["rnnlab"]["model"], checkpoint["rnnlab"]["data"], checkpoint["hyper_parameters"]["spec"]
-        ours = all(isinstance(part, dict) for part in (*parts, checkpoint["state_dict"]))
-    except (KeyError, TypeError):
+        ours = all(isinstance(part, dict) and _is_plain(part) for part in parts)
+        ours = ours and all(map(_is_backed, checkpoint["state_dict"].values()))
+        ours = ours and isinstance(checkpoint["global_step"], int)
+        SequenceSpec(**parts[2])
+    except (AttributeError, KeyError, TypeError, ValueError):
         ours = False
     require(ours, f"{key}={path} is not a checkpoint of rnnlab. Use one from a run's checkpoints/ folder.")
-    found = checkpoint["rnnlab"].get("format")
-    require(found == FORMAT, f"{key}={path} has format {found}, this version reads {FORMAT}: update rnnlab.")
     return checkpoint
 
 
-def build(config: dict[str, Any], path: str | Path, **kwargs: Any) -> Any:
-    """Build a part of a checkpoint, if every `_target_` in it is one that the local `conf/` names too.
+def _is_plain(tree: Any) -> bool:
+    """Whether nested dicts and lists hold plain values only, and so few that they can be looked through.
 
-    **Raises:** `UserError` for any other target, before anything is imported, and if the part cannot be built.
+    A list that holds a list twice, which holds another twice, and so on, is short in a file and endless to read.
     """
-    allowed = set(conf.targets().values())
-    strange = sorted({str(name) for name in _targets([config, kwargs]) if name not in allowed})
-    require(
-        not strange,
-        f"ckpt={path} asks for {', '.join(strange)}, which no yaml in conf/ names. If you trust it, add one that does.",
-    )
-    arguments = {key: value for key, value in config.items() if key not in ("_target_", "_recursive_", "_convert_")}
-    inner = [value for value in arguments.values() if isinstance(value, dict | list | tuple)]
-    require("${" not in repr(inner), f"ckpt={path} holds ${{...}}, which would be worked out on loading. Use another.")
+    stack, count = [(tree, 0)], 0
+    while stack:
+        node, depth = stack.pop()
+        count += 1
+        inner: Any = node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ()
+        plain = inner or isinstance(node, str | int | float | dict | list | tuple | None)
+        if not plain or depth > DEPTH or count > NODES or (isinstance(node, dict) and set(map(type, node)) - {str}):
+            return False
+        stack.extend((child, depth + 1) for child in inner)
+    return True
+
+
+def _is_backed(weight: Any) -> bool:
+    """Whether a tensor has all its numbers in the file: a size is quickly written."""
+    stored = isinstance(weight, Tensor) and weight.layout == torch.strided and weight.device.type == "cpu"
+    return stored and weight.nbytes <= weight.untyped_storage().nbytes()
+
+
+def _check(config: dict[str, Any], section: str, path: str | Path) -> None:
+    """Raise `UserError` if a part of a checkpoint asks for anything that the same part of the local `conf/` does not.
+
+    Each `_target_` has to be, by its exact name, one that a yaml names at the same place; it has to take the arguments.
+    """
+    allowed: dict[str, set[Any]] = {}
+    for place, target in conf.targets().items():
+        allowed.setdefault(place.partition(":")[2], set()).add(target)
+    for key, value in conf.leaves({section: config}):
+        place = key.removeprefix("model.") if key.startswith(("model.cell.", "model.optim.")) else key
+        name = key.rpartition(".")[2]
+        require(
+            name != "_target_" or value in allowed.get(place, ()),
+            f"ckpt={path} asks for {value} as {key}, which no yaml in conf/ does. If you trust it, add one that does.",
+        )
+        known = not name.startswith("_") or name in ("_target_", "_recursive_", "_convert_", "_partial_")
+        require(
+            known and "${" not in str(value) and (name == "_target_" or "_target_" not in str(value)),
+            f"ckpt={path} holds {key}={value}, which would be worked out on loading. Use another.",
+        )
+    if wrong := faults(config, section):
+        raise UserError(*(f"ckpt={path}: {line}" for line in wrong))
+
+
+def build(config: dict[str, Any], section: str, path: str | Path, **kwargs: Any) -> Any:
+    """Build a part of a checkpoint, if the local `conf/` names all that it asks for.
+
+    **Arguments:**
+
+    - `section`: `"model"` or `"data"`.
+
+    **Raises:** `UserError`, before anything is imported, for what `conf/` does not name, and if the part cannot be
+    built.
+    """
+    require("_target_" in config, f"ckpt={path} does not say what its {section} is. Use another.")
+    _check(config, section, path)
+    arguments = {key: value for key, value in config.items() if not key.startswith("_")}
     try:
         return get_class(config["_target_"])(**arguments, **kwargs)
-    except (AttributeError, KeyError, TypeError, ValueError, HydraException) as error:
-        raise UserError(f"ckpt={path} describes what cannot be built: {error}") from error
+    except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError, HydraException) as error:
+        raise UserError(f"ckpt={path} describes what cannot be built: {' '.join(str(error).split())}") from error
+
+
+def load_model(saved: dict[str, Any], path: str | Path) -> Any:
+    """The trained model of a checkpoint that `load` has read.
+
+    It is built without memory first: sizes are taken from a checkpoint only where it holds as many weights.
+
+    **Raises:** `UserError`, see `build`, and if the weights are not those of the network that the checkpoint describes.
+    """
+    config, weights = saved["rnnlab"]["model"], saved["state_dict"]
+    fits = f"ckpt={path} does not hold the weights of the network that it describes."
+    layers = config["cell"].get("num_layers", 1) if isinstance(config.get("cell"), dict) else 1
+    require(not isinstance(layers, int) or layers <= len(weights), fits)
+    spec = saved["hyper_parameters"]["spec"]
+    with torch.device("meta"):
+        described = build(config, "model", path, spec=spec)
+    require(shapes(described.state_dict()) == shapes(weights), fits)
+    model = build(config, "model", path, spec=spec)
+    model.load_state_dict(weights)
+    return model
 
 
 def load_parts(path: str | Path, data: dict[str, Any]) -> tuple[Any, Any]:
@@ -220,26 +219,20 @@ def load_parts(path: str | Path, data: dict[str, Any]) -> tuple[Any, Any]:
 
     - `data`: settings that differ from those in training; with a `_target_`, other data.
 
-    **Raises:** `UserError`, see `load`, `build` and `load_weights`.
+    **Raises:** `UserError`, see `load` and `load_model`.
     """
     saved = load(path)
-    unknown = [] if "_target_" in data else [key for key in data if key not in saved["rnnlab"]["data"]]
-    known = ", ".join(key for key in saved["rnnlab"]["data"] if not key.startswith("_"))
+    stored = {key: value for key, value in saved["rnnlab"]["data"].items() if key != "cache"}  # where to write is ours
+    unknown = [] if "_target_" in data else [key for key in data if key not in (*stored, "cache")]
+    known = ", ".join(key for key in stored if not key.startswith("_"))
     require(not unknown, f"data.{', data.'.join(unknown)}: no setting of the checkpoint's data, which has {known}.")
-    model = build(saved["rnnlab"]["model"], path, spec=saved["hyper_parameters"]["spec"])
-    load_weights(model, saved, path)
-    datamodule = build(data if "_target_" in data else {**saved["rnnlab"]["data"], **data}, path)
+    model = load_model(saved, path)
+    datamodule = build(data if "_target_" in data else {**stored, **data}, "data", path)
     if model.kind in datamodule.kinds:
         datamodule.spec = model.spec
     return model, datamodule
 
 
-def load_weights(model: pl.LightningModule, checkpoint: dict[str, Any], path: str | Path) -> None:
-    """Give a model that was built from a checkpoint its weights.
-
-    **Raises:** `UserError` if they are not those of the network that the checkpoint describes.
-    """
-    try:
-        model.load_state_dict(checkpoint["state_dict"])
-    except RuntimeError as error:
-        raise UserError(f"ckpt={path} does not hold the weights of the network that it describes.") from error
+def shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
+    """The shape of each weight."""
+    return {name: weight.shape for name, weight in state.items()}

@@ -1,8 +1,11 @@
 """Entry points: Hydra's, but what a user got wrong ends in one message. Imports no torch, so that --help is instant."""
 
+import errno
+import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -10,7 +13,13 @@ from typing import Any
 
 from hydra._internal import utils as hydra_utils
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from hydra.types import RunMode
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -24,6 +33,14 @@ def run(main: Callable[[], Any]) -> None:
     """Call a `hydra.main`, with Hydra's way of reporting exceptions replaced by `explain`."""
     processes.join()
     processes.agree_on_start()
+    if any(argument.startswith("again=") for argument in sys.argv):
+        from rnnlab.again import expand
+
+        try:
+            expand()
+        except Exception as error:
+            _stop(error)
+            raise
     original = hydra_utils.run_and_report
 
     def report(function: Callable[[], Any]) -> Any:
@@ -37,6 +54,10 @@ def run(main: Callable[[], Any]) -> None:
         return original(told)
 
     hydra_utils.run_and_report = report  # type: ignore[assignment]
+    # a full disk is told once, by who writes next: neither by a log nor by a logger's thread
+    logging.raiseExceptions = False
+    by_threads = threading.excepthook
+    threading.excepthook = lambda what: None if isinstance(what.exc_value, OSError) else by_threads(what)
     try:
         main()
     except KeyboardInterrupt:
@@ -92,13 +113,30 @@ def explain(error: BaseException) -> str | None:
             return explain(cause) or f"{key[1] if key else 'config'}: {cause} ({type(cause).__name__})"
         case MissingMandatoryValue():
             return f"{error.full_key} is needed: give {error.full_key}=VALUE. --help shows examples."
-        case ValueError() if "Config group override must be" in str(error):  # Hydra's word for cell=null
-            group = next((argument[:-5] for argument in sys.argv if argument.endswith("=null")), "")
-            return f"{group}=null: a run needs one. {group} takes: {', '.join(conf.options(group))}."
+        case ValueError() if "Config group override must be" in str(error):  # Hydra's word for cell=null and cell=5
+            return _no_option()
+        case OverrideParseException(override=str(argument)):
+            return (
+                f"{argument or 'An empty argument'}: this cannot be read. It has to be KEY=VALUE; a value with other "
+                "signs than letters, digits and ./:-_ is put into quotes twice: data.text='\"a, b\"'."
+            )
+        case ValueError() if "`val_check_interval` (" in str(error):  # lightning's, who counts the batches
+            return f"trainer: {str(error).strip()}"
+        case ValueError() if str(error).startswith("Unable to configure"):  # logging's
+            return f"hydra.job_logging: {error}: {error.__cause__}."
+        case RuntimeError() if "conditioned on metric" in str(error):  # a callback's that stops early
+            return str(error)
+        case ValueError() if "integer string conversion" in str(error):  # Python's limit
+            return f"A number on the command line is too long: {str(error).partition(';')[0]}."
         case HydraException() | OmegaConfBaseException():
             return _with_cause(error)
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG | errno.EROFS):
+            place = f": {error.filename}" if error.filename else ""
+            return f"{error.strerror}{place}. What is written already is intact: make room, and run the same command."
         case OSError(filename=str(name)):
             return f"{error.strerror}: {name}. If this is the run's folder, choose another with hydra.run.dir=PATH."
+    if type(error).__name__ in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in str(error):
+        return f"There is not enough memory: {str(error) or 'Python has none left'}. Try a smaller data.batch_size."
     if type(error).__name__ == "MisconfigurationException":  # lightning's, which is not imported for this
         return str(error)
     return None
@@ -112,6 +150,17 @@ def _stop(error: Exception) -> None:
     if os.environ.get("LOCAL_RANK", "0") == "0" or not getattr(error, "on_every_rank", False):
         print(f"Error: {message}", file=sys.stderr)
     sys.exit(1)
+
+
+def _no_option() -> str:
+    """Which group was given a value that cannot be the name of an option."""
+    for argument in sys.argv[1:]:
+        group, _, value = argument.lstrip("+").partition("=")
+        options = conf.options(group)
+        if options and value not in options and not value.startswith("["):
+            why = "a run needs one" if value == "null" else "there is no such option"
+            return f"{group}={value}: {why}. {group} takes: {', '.join(options)}."
+    return "A group takes the name of one of its options. --help shows them."
 
 
 def _with_cause(error: BaseException) -> str:

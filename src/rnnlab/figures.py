@@ -10,6 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from rnnlab.errors import printable
+
 
 def boards(trainer: pl.Trainer) -> list[TensorBoardLogger]:
     """The TensorBoard loggers to write to: none on ranks other than the first."""
@@ -43,7 +45,7 @@ class Sparingly:
 
 def verbatim(text: str) -> str:
     """Text as TensorBoard, which reads Markdown, shows it unchanged."""
-    return "\n".join(f"    {line}" for line in text.splitlines())
+    return "\n".join(f"    {line}" for line in printable(text.replace("\r\n", "\n"), "\n\t").split("\n"))
 
 
 def publish(trainer: pl.Trainer, name: str, figure: Figure) -> None:

@@ -2,6 +2,8 @@
 
 import csv
 import math
+from collections.abc import Iterator
+from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
@@ -55,12 +57,11 @@ def forecast(cfg: DictConfig, literal: dict[str, str]) -> None:
         ]
     )
     rows = windows.origins.numpy()[:, None] + np.arange(model.spec.horizon)
-    table = _table(model, datamodule, rows, values, how.backtest)
     if how.out is not None:
-        _write(how.out, table)
+        _write(how.out, _table(model, datamodule, rows, values, how.backtest))
     if how.plot is not None:
         _draw(how.plot, model, datamodule.panel, rows, values)
-    tell(_printed(table))
+    tell(_printed(_table(model, datamodule, rows, values, how.backtest), rows.size))
 
 
 def _windows(model: Forecaster, datamodule: ForecastData, backtest: bool) -> Windows:
@@ -90,7 +91,7 @@ def _windows(model: Forecaster, datamodule: ForecastData, backtest: bool) -> Win
 
 def _table(
     model: Forecaster, datamodule: ForecastData, rows: np.ndarray, values: torch.Tensor, backtest: bool
-) -> list[list[str]]:
+) -> Iterator[list[str]]:
     """A header, then a row for each step of each forecast."""
     panel = datamodule.panel
     times = _written(panel.times)
@@ -99,19 +100,16 @@ def _table(
     header = ["series"] * (len(panel.names) > 1) + ["origin"] * backtest + ["time"]
     for target in panel.targets:
         header += [f"{target}{level}" for level in levels or [""]] + [f"{target}_true"] * backtest
-    table = [header]
+    yield header
     series = panel.series(torch.from_numpy(rows[:, 0].copy())).tolist()
-    truth = panel.values[torch.from_numpy(rows), : len(panel.targets)]
-    if panel.filled is not None:
-        truth = truth.masked_fill(panel.filled[torch.from_numpy(rows)], torch.nan)
-    cells = torch.cat((values, truth[..., None]), dim=-1) if backtest else values
-    for whose, steps, forecasts in zip(series, rows, cells.flatten(2).tolist(), strict=True):
+    for whose, steps, cells in zip(series, rows, values, strict=True):
         start = [panel.names[whose]] * (len(panel.names) > 1) + [times[steps[0] - 1]] * backtest
-        table += [
-            [*start, times[row], *("" if math.isnan(cell) else f"{cell:.7g}" for cell in forecast)]
-            for row, forecast in zip(steps, forecasts, strict=True)
-        ]
-    return table
+        if backtest:
+            truth = panel.values[steps, : len(panel.targets)]
+            truth = truth if panel.filled is None else truth.masked_fill(panel.filled[steps], torch.nan)
+        told = torch.cat((cells, truth[..., None]), dim=-1) if backtest else cells
+        for row, forecast in zip(steps, told.flatten(1).tolist(), strict=True):
+            yield [*start, times[row], *("" if math.isnan(cell) else f"{cell:.7g}" for cell in forecast)]
 
 
 def _written(times: np.ndarray) -> np.ndarray:
@@ -122,7 +120,7 @@ def _written(times: np.ndarray) -> np.ndarray:
     return np.datetime_as_string(next(coarse for coarse in rounded if (coarse == times).all()))
 
 
-def _write(out: str, table: list[list[str]]) -> None:
+def _write(out: str, table: Iterator[list[str]]) -> None:
     try:
         with open(out, "w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows(table)
@@ -138,10 +136,9 @@ def _draw(plot: str, model: Forecaster, panel: Panel, rows: np.ndarray, values: 
         raise UserError(f"plot={plot} cannot be written: {error}") from error
 
 
-def _printed(table: list[list[str]]) -> Table:
-    header, *rows = table
-    more = f"{len(rows) - PRINTED:,} more rows: out=FILE writes all" if len(rows) > PRINTED else None
-    printed = Table(*header, caption=more)
-    for row in rows[:PRINTED]:
+def _printed(table: Iterator[list[str]], number: int) -> Table:
+    more = f"{number - PRINTED:,} more rows: out=FILE writes all" if number > PRINTED else None
+    printed = Table(*next(table), caption=more)
+    for row in islice(table, PRINTED):
         printed.add_row(*row)
     return printed

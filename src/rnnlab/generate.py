@@ -21,9 +21,9 @@ from torch import Tensor
 from rnnlab import checkpoint
 from rnnlab.check import check
 from rnnlab.console import tell
-from rnnlab.data.corpus import BYTE_ORDER_MARK
+from rnnlab.data.files import available_memory, decode, read_pieces, require_memory
 from rnnlab.data.text import Pieces, WholeText
-from rnnlab.errors import UserError, require, require_other_file
+from rnnlab.errors import UserError, printable, require, require_other_file
 from rnnlab.spec import IGNORED
 from rnnlab.tasks.char import CharModel
 from rnnlab.vocabulary import Decoder
@@ -64,10 +64,9 @@ def generate(cfg: DictConfig, literal: dict[str, str]) -> None:
 
 def _load(path: str) -> CharModel:
     saved = checkpoint.load(path)
-    model = checkpoint.build(saved["rnnlab"]["model"], path, spec=saved["hyper_parameters"]["spec"])
+    model = checkpoint.load_model(saved, path)
     if not isinstance(model, CharModel):
         raise UserError(f"ckpt={path} holds a {type(model).__name__}; text is written by a run of model=char.")
-    checkpoint.load_weights(model, saved, path)
     return model.eval()
 
 
@@ -75,6 +74,10 @@ def _draw(model: CharModel, prompt: str, how: SimpleNamespace) -> Iterator[Tenso
     """`how.num_samples` continuations of a prompt, (samples,) tokens at a time."""
     start = prompt or ("\n" if not model.spec.vocab or "\n" in model.spec.vocab else model.spec.vocab[0])
     tokens = torch.from_numpy(model.vocabulary.encode(start, "prompt")).to(how.device)
+    require_memory(
+        how.num_samples * max(4 * len(tokens) * len(model.vocabulary), 8 * how.length * (how.num_samples > 1)),
+        f"num_samples={how.num_samples:,} texts of length={how.length:,}",
+    )
     generator = torch.Generator(how.device).manual_seed(how.seed)
     chances = {name: getattr(how, name) for name in ("temperature", "top_k", "top_p")}
     return model.write(tokens.expand(how.num_samples, -1), how.length, generator=generator, **chances)
@@ -86,7 +89,7 @@ def _stream(model: CharModel, how: SimpleNamespace) -> None:
     tokens = _draw(model, prompt, how)
     with _open(how.out) as file:
         for piece in chain([prompt], _decode(model, tokens), ["\n"]):
-            print(piece, end="", flush=True)
+            print(_shown(piece), end="", flush=True)
             file.write(piece)
 
 
@@ -105,7 +108,7 @@ def _batch(model: CharModel, how: SimpleNamespace) -> None:
         drawn = torch.stack(list(_watched(tokens, how.length, f"writing {how.num_samples} texts")))
         for number, sample in enumerate(drawn.T.tolist(), 1):
             text = f"--- {number} of {how.num_samples} ---\n{prompt}{model.vocabulary.decode(sample)}\n"
-            print(text, end="")
+            print(_shown(text), end="")
             file.write(text)
 
 
@@ -138,27 +141,30 @@ def _score(model: CharModel, how: SimpleNamespace) -> None:
 
 def _tokens(model: CharModel, path: Path) -> tuple[str | bytes, np.ndarray]:
     """The characters or bytes of a file, and what the model reads in them."""
-    require(path.is_file(), f"score={path}: there is no such file.")
-    raw = path.read_bytes()
-    signs = _decoded(raw, f"score={path}").removeprefix(BYTE_ORDER_MARK) if model.spec.vocab else raw
-    require(len(signs) >= 2, f"score={path} is too short: each {'character' if model.spec.vocab else 'byte'} but the "
-            "first is predicted.")  # fmt: skip
+    what = f"score={path}"
+    raw: Any = read_pieces(path, what)
+    text = model.spec.vocab
+    size = os.path.getsize(path) if os.path.isfile(path) else 0
+    require_memory(6 * size, f"The {'characters' if text else 'bytes'} of {what}", "Score a part of it.")
+    signs = "".join(decode(raw, what, "Convert it.")) if text else b"".join(raw)
+    require(len(signs) >= 2, f"{what} is too short: each {'character' if text else 'byte'} but the first is predicted.")
     if isinstance(signs, str):
-        return signs, model.vocabulary.encode(signs, f"score={path}")
-    return signs, np.frombuffer(raw, dtype=np.uint8).astype(np.int64)
+        return signs, model.vocabulary.encode(signs, what)
+    return signs, np.frombuffer(signs, dtype=np.uint8).astype(np.int64)
 
 
 def _prompt(prompt: str) -> str:
     if prompt != "-":
         return prompt
-    return _decoded(sys.stdin.buffer.read(), "prompt=-").removesuffix("\n")  # which echo adds
+    most = available_memory() // 4  # it may have no end
+    raw = sys.stdin.buffer.read(most + 1)
+    require(len(raw) <= most, f"prompt=- does not end within {most:,} bytes.")
+    return "".join(decode([raw], "prompt=-", "Convert it.")).removesuffix("\n")  # which echo adds
 
 
-def _decoded(raw: bytes, what: str) -> str:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{what}: byte {error.start:,} is not UTF-8.") from error
+def _shown(text: str) -> str:
+    """Text for standard output: a terminal is not steered by it, a file or program gets it as it is."""
+    return printable(text, "\n\t") if sys.stdout.isatty() else text
 
 
 def _open(out: str | None) -> TextIO:

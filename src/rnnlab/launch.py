@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch.strategies.launchers import subprocess_script
 from omegaconf import OmegaConf, flag_override
+from torch.distributed import FileStore
 
 import __main__
 from rnnlab import conf, processes
@@ -27,7 +29,7 @@ GRACE = 20  # seconds
 
 
 @contextmanager
-def own_job(*overrides: str) -> Iterator[None]:
+def own_job(trainer: Any, *overrides: str) -> Iterator[None]:
     """Let Lightning's launcher start the other ranks of this job, and leave nothing behind for the next job of a sweep.
 
     The launcher calls `sys.argv` again for each rank. In a sweep that would be the whole sweep, and on a cluster
@@ -36,6 +38,7 @@ def own_job(*overrides: str) -> Iterator[None]:
 
     **Arguments:**
 
+    - `trainer`: its config; the processes of a single machine listen to no other.
     - `overrides`: what the other ranks should not find out by themselves.
     """
     cfg: Any = HydraConfig.instance().cfg
@@ -53,6 +56,13 @@ def own_job(*overrides: str) -> Iterator[None]:
     os.environ["RNNLAB_READY"] = str(ready)
     if child:
         (ready / os.environ["LOCAL_RANK"]).touch()
+    rendezvous: Any = import_module("torch.distributed.rendezvous")
+    make_store = rendezvous._create_c10d_store
+    if trainer.num_nodes == 1 and not processes.by_others():
+        # torch's own store listens on all networks, and believes whoever connects
+        rendezvous._create_c10d_store = lambda host, port, rank, size, *_: FileStore(str(ready / "store"), size)
+        for backend in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{backend}_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     subprocess_script._launch_process_observer = lambda child_processes: others.append(
         _Observer(child_processes, ready)
     )
@@ -62,7 +72,7 @@ def own_job(*overrides: str) -> Iterator[None]:
         ended = True
     except Exception as error:
         error.on_every_rank = True  # type: ignore[attr-defined]  # the first will tell
-        if isinstance(error, RuntimeError) and re.search("gloo|nccl", str(error), re.IGNORECASE):
+        if is_loss(error):
             lost = Lost(f"{_lost(others)} The checkpoints are intact: go on with ckpt=last.")
             lost.on_every_rank = True  # type: ignore[attr-defined]
             raise lost from error
@@ -72,6 +82,7 @@ def own_job(*overrides: str) -> Iterator[None]:
             observer.close(ended)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+        rendezvous._create_c10d_store = make_store
         _set_run_dir(cfg, run_dir)
         sys.argv[:] = argv
         __main__.__spec__ = spec
@@ -79,6 +90,11 @@ def own_job(*overrides: str) -> Iterator[None]:
         os.environ.update(environment)
         if not child:
             shutil.rmtree(ready, ignore_errors=True)
+
+
+def is_loss(error: Exception) -> bool:
+    """Whether it says that the connection to another process is gone."""
+    return isinstance(error, RuntimeError) and bool(re.search("gloo|nccl", str(error), re.IGNORECASE))
 
 
 def _set_run_dir(cfg: Any, path: str) -> None:
@@ -109,7 +125,7 @@ class _Observer(threading.Thread):
         self.over = threading.Event()
         # until all are there, wait in Python, where signals and losses are seen, and not for their connection
         try:
-            while len(list(ready.iterdir())) < len(children):
+            while len(list(ready.glob("[0-9]*"))) < len(children):
                 if any(child.poll() is not None for child in children):
                     raise Lost(f"{self.lost or 'A process of this run ended.'} What it said stands above.")
                 time.sleep(0.02)

@@ -18,6 +18,15 @@ Readout = Literal["last", "mean", "all"]
 FEW = 16  # sequences, up to which single steps are faster by the kernels of a step: 4 x for one, even at this number
 
 
+def require_tied(tied: bool, embedding: int | None, width: int) -> None:
+    """Raise `UserError` if `tied` weights are not those of an embedding as wide as the cell."""
+    require(
+        not tied or embedding == width,
+        f"model.tied=true shares weights between embedding and read-out: set model.embedding={width}, the cell's "
+        f"width; it is {'null' if embedding is None else embedding}.",
+    )
+
+
 class SimpleRNN(nn.Module):
     """Runs a cell over a sequence and reads its hidden states out: at the last step, their mean, or at all steps.
 
@@ -60,12 +69,8 @@ class SimpleRNN(nn.Module):
         self.bidirectional = getattr(self.cell, "bidirectional", False)
         width = getattr(self.cell, "proj_size", 0) or self.cell.hidden_size
         self.head = nn.Linear(2 * width if self.bidirectional else width, output_size)
+        require_tied(tied, embedding, self.head.in_features)
         if tied:
-            require(
-                embedding == self.head.in_features,
-                f"model.tied=true shares weights between embedding and read-out: set model.embedding={width}, the "
-                f"cell's width; it is {'null' if embedding is None else embedding}.",
-            )
             self.embed.weight = self.head.weight  # type: ignore[union-attr]  # and is initialised like it
 
     def forward(self, x: Tensor, state: Any = None, lengths: Sequence[int] | None = None) -> tuple[Tensor, Any]:

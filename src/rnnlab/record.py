@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -106,6 +107,11 @@ class Record:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> bool:
+        with suppress(OSError):  # a full disk; a run that is gone and did not say why is taken for killed
+            self._end(error)
+        return isinstance(error, Pruned)
+
+    def _end(self, error: BaseException | None) -> None:
         match error:
             case None:
                 self.note(status="finished")
@@ -113,7 +119,7 @@ class Record:
                 self.note(status="pruned", message=str(error))
             case Stopped() | KeyboardInterrupt() | SystemExit():
                 self.note(status="stopped", message=str(error) if isinstance(error, Stopped) else "stopped")
-            case Lost():
+            case Lost() | OSError():
                 self.note(status="killed", message=str(error))
             case _:
                 from rnnlab.cli import explain
@@ -123,7 +129,6 @@ class Record:
                     log.info("failed", exc_info=error)
                 status = "stopped" if self.interrupted and not self.trained else "failed"  # it can still go on
                 self.note(status=status, message=said or f"{type(error).__name__}: {error}")
-        return isinstance(error, Pruned)
 
 
 def _born(pid: Any) -> str | None:

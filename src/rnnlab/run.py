@@ -6,6 +6,8 @@ import logging
 import math
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from rnnlab import checkpoint, conf, launch, processes, record, sweep
+from rnnlab import checkpoint, conf, environment, fit, launch, loggers, processes, record, sweep
+from rnnlab.callbacks.checkpoints import AtomicIO, BestAndLast
 from rnnlab.callbacks.stop import Stop, at_once
 from rnnlab.cells import minimal
 from rnnlab.check import check
@@ -46,6 +49,11 @@ def train(cfg: DictConfig) -> float | None:
     overrides: Any = OmegaConf.to_container(hydra.overrides.task)  # as they were given, references too
     swept = hydra.mode == RunMode.MULTIRUN
     before = record.read(folder)
+    try:
+        check(cfg)
+    except UserError:  # of which a run that was in this folder knows nothing
+        with nullcontext() if before else record.Record(folder, overrides, writes=processes.is_first()):
+            raise
     same = _but_for_ckpt(before.get("overrides") or []) == _but_for_ckpt(overrides)
     left = record.status(before) if same else "nothing"
     require(
@@ -55,22 +63,27 @@ def train(cfg: DictConfig) -> float | None:
     if swept and left in record.DONE:
         tell(f"{folder} is finished already.")
         return before["score"]
-    last = folder / "checkpoints" / "last.ckpt"
-    goes_on = cfg.ckpt is None and last.exists() and _is_interrupted(left)
-    of_its_own = cfg.ckpt is not None and last.exists() and Path(_find(cfg.ckpt) or "").parent == last.parent
-    interrupted = last.exists() and record.status(before) in INTERRUPTED
-    if before and not goes_on and not of_its_own and processes.is_first():
-        _clear(folder, interrupted and (not same or cfg.ckpt is not None))
+    kept = checkpoint.kept(folder)
+    goes_on = cfg.ckpt is None and bool(kept) and _is_interrupted(left)
+    resume = str(checkpoint.newest(kept)) if goes_on else _find(cfg.ckpt, kept)
+    of_its_own = resume is not None and Path(resume).resolve().parent == (folder / "checkpoints").resolve()
+    interrupted = bool(kept) and record.status(before) in INTERRUPTED
+    require(
+        of_its_own or not processes.is_first() or not interrupted or (same and cfg.ckpt is None),
+        f"{folder} holds another run, which was interrupted: this one would replace its checkpoint. Choose another "
+        "folder, or delete it.",
+    )
     about = record.Record(folder, overrides, goes_on, interrupted, writes=processes.is_first())
     if swept and "joblib" in hydra.launcher._target_:
         processes.end_with(os.getppid())  # else its workers outlive a sweep that is killed
     with about, at_once():
         about.note(settings=_all_settings(cfg), monitor=cfg.monitor, mode=cfg.mode)
         processes.settle(cfg.trainer)
-        check(cfg)
         check_devices(cfg.trainer)
         quiet()
-        about.note(score=_train(cfg, folder, str(last) if goes_on else _find(cfg.ckpt), about))
+        if processes.is_first():
+            environment.note(folder, of_its_own)
+        about.note(score=_train(cfg, folder, resume, of_its_own, bool(before) and not of_its_own, about))
     if swept:
         sweep.tell_progress(Path(hydra.sweep.dir))
     return about.content["score"]
@@ -83,21 +96,17 @@ def _is_interrupted(left: str) -> bool:
     return left in INTERRUPTED and not processes.is_child()  # who is told what to resume
 
 
-def _clear(folder: Path, interrupted: bool) -> None:
+def _clear(folder: Path) -> None:
     """Leave no results of the run that a folder held, of which this run is not the end, beside those of this one.
 
-    Its checkpoints are kept as `last.old` and `best.old`: the next start might take them for this run's.
+    Its checkpoints and logs are kept under other names: the next start might take them for this run's.
     """
-    require(
-        not interrupted,
-        f"{folder} holds another run, which was interrupted: this one would replace its checkpoint. Choose another "
-        "folder, or delete it.",
-    )
     tell(f"this run replaces the one that was in {folder}")
     for name in ("metrics.json", "curves.json"):
         (folder / name).unlink(missing_ok=True)
     for path in (folder / "checkpoints").glob("*.ckpt"):
         path.replace(path.with_suffix(".old"))
+    loggers.set_aside(folder)
 
 
 def _but_for_ckpt(overrides: list[str]) -> list[str]:
@@ -105,7 +114,9 @@ def _but_for_ckpt(overrides: list[str]) -> list[str]:
     return sorted(override for override in overrides if not override.startswith("ckpt="))
 
 
-def _train(cfg: DictConfig, folder: Path, resume: str | None, about: record.Record) -> float | None:
+def _train(
+    cfg: DictConfig, folder: Path, resume: str | None, of_its_own: bool, replaces: bool, about: record.Record
+) -> float | None:
     torch.set_float32_matmul_precision("high" if cfg.tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = cfg.tf32  # which recurrent layers are computed by
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -118,10 +129,16 @@ def _train(cfg: DictConfig, folder: Path, resume: str | None, about: record.Reco
         saved = checkpoint.load(resume)
         _check_fits(f"ckpt={resume}", saved, model, cfg, "optim.optimizer._target_", "optim.lr")
         tell(f"goes on at step {saved['global_step']}: {resume}")
-    keeper = checkpoint.BestAndLast(folder / "checkpoints", cfg.monitor, cfg.mode, _plain_parts(cfg))
-    if resume:
-        keeper.inherit(resume)
-    with launch.own_job(*([f"ckpt='{resume}'"] if resume else [])):
+    every = cfg.checkpoint.every_minutes
+    keeper = BestAndLast(folder / "checkpoints", cfg.monitor, cfg.mode, _plain_parts(cfg), every)
+    if processes.is_first():
+        if of_its_own:
+            loggers.rewind(folder, saved["rnnlab"]["written"], saved["global_step"])
+        elif replaces:
+            _clear(folder)
+        if resume:
+            keeper.inherit(Path(resume), saved)
+    with launch.own_job(cfg.trainer, *([f"ckpt='{resume}'"] if resume else [])):
         trainer = make_trainer(cfg, folder, keeper, Stop(keeper))
         together, added_up = trainer.num_devices * trainer.num_nodes, trainer.accumulate_grad_batches
         if together * added_up > 1:
@@ -129,9 +146,11 @@ def _train(cfg: DictConfig, folder: Path, resume: str | None, about: record.Reco
             tell(f"batch of a step: {together * added_up * datamodule.batch_size} = {batch}")
         for board in boards(trainer):
             board.log_hyperparams(_settings(cfg))
-            board.experiment.add_text("config", verbatim(OmegaConf.to_yaml(cfg, resolve=True)))
+            if not of_its_own:
+                board.experiment.add_text("config", verbatim(OmegaConf.to_yaml(cfg, resolve=True)))
         about.trained = True
-        trainer.fit(model, datamodule=datamodule, ckpt_path=resume, weights_only=True)
+        with _goes_on(trainer, resume, saved) if resume else nullcontext():
+            trainer.fit(model, datamodule=datamodule, ckpt_path=resume, weights_only=True)
         best = trainer.strategy.broadcast(str(keeper.best))
         _score(trainer, model, datamodule, best)
         model.gather()  # on every rank, for what the first shows
@@ -143,15 +162,29 @@ def _train(cfg: DictConfig, folder: Path, resume: str | None, about: record.Reco
     return keeper.best_score
 
 
+@contextmanager
+def _goes_on(trainer: pl.Trainer, path: str, saved: dict[str, Any]) -> Iterator[None]:
+    """Around a fit that goes on from a checkpoint: that it takes no step is the checkpoint's fault."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if trainer.global_step > saved["global_step"] or launch.is_loss(error):
+            raise
+        raise UserError(
+            f"ckpt={path} does not hold what a run needs to go on: {type(error).__name__}: {error}. Use another, or "
+            "init_from=PATH for its weights alone. HYDRA_FULL_ERROR=1 shows where."
+        ) from error
+
+
 def evaluate(cfg: DictConfig) -> None:
     """Test the checkpoint `cfg.ckpt` on the data that it was trained for, or on `cfg.data`.
 
     With `cfg.out` a table of what a classifier predicts is left there.
     """
+    data: Any = OmegaConf.to_container(cfg.data, resolve=True)
+    check(OmegaConf.create({"data": data, "trainer": cfg.trainer}))
     check_devices(cfg.trainer)
     quiet()
-    data: Any = OmegaConf.to_container(cfg.data, resolve=True)
-    check(OmegaConf.create({"data": data}))
     model, datamodule = checkpoint.load_parts(cfg.ckpt, data)
     out = None if cfg.out is None else str(cfg.out)
     if out is not None:
@@ -163,7 +196,7 @@ def evaluate(cfg: DictConfig) -> None:
     _check_same_sizes(model, datamodule)
     model.expect_tests(datamodule.spec.test_lengths)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    with launch.own_job():
+    with launch.own_job(cfg.trainer):
         trainer = instantiate(cfg.trainer, logger=False, callbacks=[], enable_checkpointing=False,
                               enable_progress_bar=False, default_root_dir=folder)  # fmt: skip
         alone = trainer.num_devices * trainer.num_nodes == 1
@@ -190,7 +223,8 @@ def make_parts(cfg: DictConfig) -> tuple[SequenceData, Task]:
     datamodule.prepare_data()
     datamodule.setup("fit")
     if reads != datamodule.spec.kind:
-        raise UserError(_mismatch(reads, datamodule.spec.kind))
+        targets = {"model": cfg.model._target_, "data": cfg.data._target_}
+        raise UserError(fit.mismatch(reads, datamodule.spec.kind, targets))
     model = instantiate(cfg.model, spec=datamodule.spec.as_dict())
     if start:
         _check_fits(f"init_from={cfg.init_from}", start, model, cfg)
@@ -205,7 +239,7 @@ def make_trainer(cfg: DictConfig, folder: Path, *callbacks: pl.Callback) -> pl.T
         cfg.trainer,
         callbacks=[*watchers, *callbacks],
         logger=[instantiate(logger) for logger in cfg.logger.values() if logger is not None],
-        plugins=[checkpoint.AtomicIO()],
+        plugins=[AtomicIO()],
         enable_progress_bar=cfg.callbacks.get("progress") is not None,
         default_root_dir=folder,
     )
@@ -247,12 +281,14 @@ def _class(target: str) -> Any:
     return get_class(target)
 
 
-def _find(ckpt: str | None) -> str | None:
-    """The path of `ckpt`; of `last` that of this run's folder or, if it has none, of the newest run beside it."""
+def _find(ckpt: str | None, kept: list[Path]) -> str | None:
+    """The path of `ckpt`; of `last` the newest of those kept in this run's folder or, if there are none, beside it."""
     if ckpt != "last":
         return ckpt and str(ckpt)
-    own = Path(HydraConfig.get().runtime.output_dir) / "checkpoints" / "last.ckpt"
-    return str(own if own.exists() else checkpoint.newest(Path(HydraConfig.get().run.dir).parent))
+    beside = Path(HydraConfig.get().run.dir).parent
+    found = kept or [path for folder in beside.glob("*/") for path in checkpoint.kept(folder)]
+    require(bool(found), f"ckpt=last: there is no checkpoint below {beside}. Train without ckpt= first.")
+    return str(checkpoint.newest(found))
 
 
 def _check_fits(what: str, saved: dict[str, Any], model: Task, cfg: DictConfig, *matters: str) -> None:
@@ -263,7 +299,7 @@ def _check_fits(what: str, saved: dict[str, Any], model: Task, cfg: DictConfig, 
     """
     then = {**saved["rnnlab"]["model"], "spec": saved["hyper_parameters"]["spec"]}
     now = {**_plain_parts(cfg)["model"], "spec": model.spec.as_dict()}
-    same_weights = _shapes(saved["state_dict"]) == _shapes(model.state_dict())
+    same_weights = checkpoint.shapes(saved["state_dict"]) == checkpoint.shapes(model.state_dict())
     sizes = ("spec.kind", "spec.vocab", "spec.input_size", "spec.output_size", "spec.seq_len", "spec.horizon")
     matters += ("spec.vocab",) if same_weights else ("cell.", "embedding", "tied", "patch", "head", *sizes)
     before = dict(conf.leaves(then))
@@ -283,25 +319,8 @@ def _brief(value: Any) -> Any:
     return f"{''.join(value)[:100]!r}" if is_text else value  # a vocabulary
 
 
-def _shapes(state: dict[str, Any]) -> dict[str, Any]:
-    return {name: weight.shape for name, weight in state.items()}
-
-
 def _plain_parts(cfg: DictConfig) -> dict[str, Any]:
     return {part: OmegaConf.to_container(cfg[part], resolve=True) for part in ("model", "data")}
-
-
-def _mismatch(reads: str, given: str) -> str:
-    """`model=char reads tokens, data=waves gives values: use model=regressor, or data=hello.`"""
-    choices = HydraConfig.get().runtime.choices
-    models = [name for name, target in conf.targets("model").items() if _class(target).kind == given]
-    datasets = [name for name, target in conf.targets("data").items() if reads in _class(target).kinds]
-    use_model = " or ".join(f"model={name}" for name in models)
-    use_data = " or ".join(f"{name} with another target" if name == choices["data"] else name for name in datasets)
-    return (
-        f"model={choices['model']} reads {reads}, data={choices['data']} gives {given}: "
-        f"use {use_model}{f', or data={use_data}' if use_data else ''}."
-    )
 
 
 def _check_same_sizes(model: Task, datamodule: SequenceData) -> None:

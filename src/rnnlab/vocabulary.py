@@ -53,7 +53,8 @@ class Vocabulary:
             raw = text.encode("utf-8", "surrogateescape")  # bytes of the command line that are not UTF-8
             return np.frombuffer(raw, dtype=np.uint8).astype(np.int64)
         if self.unknown is None:
-            missing = "".join(sign for sign in dict.fromkeys(text) if sign not in self.signs)
+            known = set(self.signs)
+            missing = "".join(sign for sign in dict.fromkeys(text) if sign not in known)
             require(
                 not missing,
                 f"{what} has characters that the model's vocabulary {''.join(self.signs)!r} lacks: {missing!r}.",

@@ -22,6 +22,7 @@ from rnnlab.guard import total_norm
 
 SMALLEST = 1e-300  # what is less is shown as this
 DECADES = 25  # that a picture shows below the largest, at least
+COLUMNS = 400  # of probes in the heat map, which is not wider; drawing them all would take ever more memory
 ROWS = 8  # charts in a picture
 LINES = 6  # in a chart
 
@@ -233,7 +234,10 @@ def draw(traces: dict[str, Trace]) -> Figure:
             title=f"{where}{where and ': '}at optimizer step", title_fontsize="small",
         )  # fmt: skip
         colors = colormaps["magma"].with_extremes(bad="tab:green")
-        image = heat.pcolormesh(_edges(trace.steps), _edges(time), levels.T, cmap=colors, vmin=bottom, vmax=top)
+        columns = np.unique(np.linspace(0, len(levels) - 1, COLUMNS).round().astype(int))
+        image = heat.pcolormesh(
+            _edges(np.take(trace.steps, columns)), _edges(time), levels[columns].T, cmap=colors, vmin=bottom, vmax=top
+        )
         if levels.count() < levels.size:
             heat.set_title("green: not a finite number", fontsize="small")
         heat.set(xlabel="optimizer step", ylabel=steps)

@@ -1,4 +1,4 @@
-"""An end that loses nothing: SIGTERM, Ctrl-C, and a scheduler's warning."""
+"""What is done between two steps: a checkpoint every few minutes, and an end that loses nothing."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
 
-from rnnlab.checkpoint import BestAndLast
+from rnnlab.callbacks.checkpoints import BestAndLast
 from rnnlab.console import tell
 from rnnlab.errors import Stopped
 
@@ -43,8 +43,8 @@ class Stop(pl.Callback):
 
     A handler only notes the signal, because nothing else is safe in the middle of a collective operation. After each
     step the processes of a run agree whether one of them was asked (a maximum over all, started at one step and read
-    at the next, so that nothing waits), save together and end together. The same signal, a second later, ends a process
-    at once.
+    at the next, so that nothing waits), save together and end together. In the same way they agree that it is time for
+    a checkpoint. The same signal, a second later, ends a process at once.
 
     SIGUSR1 and SIGUSR2, by which Slurm warns of a time limit, stop a run in the same way, and queue its job again.
 
@@ -60,6 +60,7 @@ class Stop(pl.Callback):
         self.signal = 0
         self.asked = 0.0
         self.agreed = 0
+        self.save_due = False
         self.group: Any = None
         self.asking: tuple[torch.Tensor, Any] | None = None  # what the ranks are about to agree on
         self.replaced: dict[int, Any] = {}
@@ -84,8 +85,12 @@ class Stop(pl.Callback):
         self._agree()
         done = batch_idx + 1
         in_between = done % trainer.accumulate_grad_batches == 0 and done < trainer.num_training_batches
-        if self.agreed and in_between and not trainer.is_last_batch:  # else there may be a validation first
+        if not in_between or trainer.is_last_batch:  # there may be a validation first
+            return
+        if self.agreed:
             self._end(trainer)
+        if self.save_due:
+            self.keeper.save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.agreed and not trainer.fit_loop.done:  # an end that is reached needs no other
@@ -107,19 +112,20 @@ class Stop(pl.Callback):
             self.signal, self.asked = number, time.monotonic()
 
     def _agree(self) -> None:
+        mine = self.signal, self.keeper.is_due
         if self.group is None:
-            self.agreed = self.signal
+            self.agreed, self.save_due = mine
             return
         if self.asking is not None:
             tensor, work = self.asking
             work.wait()
-            self.agreed = int(tensor)
-        tensor = torch.tensor(self.signal)
+            self.agreed, self.save_due = tensor.tolist()
+        tensor = torch.tensor(mine)
         self.asking = tensor, dist.all_reduce(tensor, dist.ReduceOp.MAX, self.group, async_op=True)
 
     def _end(self, trainer: pl.Trainer) -> None:
         if self.keeper.saved_step != trainer.global_step:
-            trainer.save_checkpoint(self.keeper.last)
+            self.keeper.save(trainer)
         name = signal.Signals(self.agreed).name
         message = f"Stopped by {name} at step {trainer.global_step}. To go on: ckpt={self.keeper.last}"
         tell(message)

@@ -4,17 +4,19 @@ import math
 import os
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from rnnlab.data.files import require_memory
 from rnnlab.spec import Kind, SequenceSpec
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("val", "train", "test")  # as they are fit for a look at the data
+DRAWN = 1 << 13  # places in the order of an epoch that are drawn at once
 
 
 class TrainBatches(Sampler[Any]):
@@ -82,10 +84,15 @@ class GlobalBatches(TrainBatches):
 
     def read(self, position: int) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        needed = self.steps * self.batch_size
-        passes = [torch.randperm(self.size, generator=generator) for _ in range(math.ceil(needed / self.size))]
-        batches = torch.cat(passes)[:needed].view(self.steps, self.batch_size)
-        yield from batches[position:, self.share]
+        at_once = max(1, DRAWN // self.batch_size)  # batches: an epoch may be longer than memory
+        left = torch.empty(0, dtype=torch.int64)
+        for first in range(0, self.steps, at_once):
+            number = min(at_once, self.steps - first)
+            needed = number * self.batch_size
+            passes = math.ceil((needed - len(left)) / self.size)
+            drawn = torch.cat((left, *(torch.randperm(self.size, generator=generator) for _ in range(passes))))
+            batches, left = drawn[:needed].view(number, self.batch_size), drawn[needed:]
+            yield from batches[max(0, position - first) :, self.share]
 
 
 class EvenBatches(Sampler[Tensor]):
@@ -97,14 +104,18 @@ class EvenBatches(Sampler[Tensor]):
     def __init__(self, size: int, batch_size: int, rank: int = 0, world_size: int = 1):
         if size < world_size:
             rank, world_size = 0, 1
-        chunks = world_size * math.ceil(size / (world_size * batch_size))
-        self.batches = [chunk for chunk in torch.arange(size).tensor_split(chunks)[rank::world_size] if len(chunk)]
+        self.size = size
+        self.number = min(size, world_size * math.ceil(size / (world_size * batch_size)))  # of all ranks
+        self.mine = range(rank, self.number, world_size)
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.mine)
 
     def __iter__(self) -> Iterator[Tensor]:
-        return iter(self.batches)
+        least, longer = divmod(self.size, self.number)  # samples of a batch, and how many have one more
+        for k in self.mine:
+            first = k * least + min(k, longer)
+            yield torch.arange(first, first + least + (k < longer))
 
 
 class SequenceData(pl.LightningDataModule):
@@ -122,7 +133,7 @@ class SequenceData(pl.LightningDataModule):
     trained model is tested on other data.
     """
 
-    kinds: ClassVar[tuple[Kind, ...]]  # what `spec.kind` can become
+    kinds: tuple[Kind, ...]  # what `spec.kind` can become
 
     def __init__(self, batch_size: int, epoch_steps: int | None = None):
         super().__init__()
@@ -138,8 +149,24 @@ class SequenceData(pl.LightningDataModule):
         raise NotImplementedError
 
     def setup(self, stage: str) -> None:
+        """Build the splits, once.
+
+        **Raises:** `UserError` if a batch is more than memory holds.
+        """
         if not self.splits:
             self.splits = self.make()
+        spec: Any = self.spec
+        size = self.batch_size
+        if stage != "fit":  # training repeats samples to fill a batch
+            size = min(size, max(map(len, self.splits.values())))  # type: ignore[arg-type]
+        steps = max(spec.seq_len, *spec.test_lengths, 0)
+        asked = spec.output_size if spec.kind == "tokens" or spec.every_step else 0
+        width = 1 if torch.cuda.is_available() else spec.input_size + asked  # a GPU has memory of its own for these
+        require_memory(
+            4 * size * steps * width,
+            f"Batches of data.batch_size={self.batch_size:,} x {steps:,} steps x {spec.input_size:,} signs or features",
+            "Use a smaller data.batch_size, or smaller data.",
+        )
 
     def example(self, size: int) -> Any:
         """The first `size` samples of the validation set, or if there is none of another, as one batch."""

@@ -1,6 +1,5 @@
 """A text as a file of token indices: encoded once, then mapped into memory."""
 
-import codecs
 import hashlib
 import json
 import os
@@ -15,14 +14,13 @@ from typing import Any, Literal
 import numpy as np
 from rich.progress import Progress
 
+from rnnlab.data.files import PIECE, decode, open_file, read_pieces
 from rnnlab.errors import UserError, require
 from rnnlab.vocabulary import UNKNOWN, Vocabulary, code_points
 
 Unit = Literal["char", "byte"]
-PIECE = 1 << 22  # bytes read at once
 FORMAT = 1
 DAY = 86_400  # seconds
-BYTE_ORDER_MARK = "\ufeff"  # some editors put it before a text
 
 
 @dataclass(frozen=True)
@@ -75,6 +73,12 @@ def open_corpus(
     partial = home / f"partial-{os.getpid()}-{time.time_ns()}"
     try:
         partial.mkdir(parents=True)
+        least, free = (
+            sum(size for _, size, *_ in source) // (1 if unit == "byte" else 4),
+            shutil.disk_usage(partial).free,
+        )
+        require(least <= free, f"{what} takes {least / 1e9:,.1f} GB of {cache} or more, which has {free / 1e9:,.1f} GB "
+                "left. Choose another folder with data.cache=.")  # fmt: skip
         about = _encode(files, unit, min_count, vocabulary, partial / "tokens.bin", what)
         require(_source(files, what) == source, f"{what} changed while it was read. Start again.")
         _write(partial / "about.json", [json.dumps({**about, "source": source}).encode()])
@@ -99,23 +103,34 @@ def open_corpus(
 
 def _load(entry: Path) -> Corpus | None:
     """An entry of the cache; `None` if there is none or it is damaged."""
+    about = _about(entry)
     try:
-        about = json.loads((entry / "about.json").read_bytes())
-        vocabulary = Vocabulary(about["signs"])
-        tokens = np.memmap(entry / "tokens.bin", dtype=vocabulary.dtype, mode="r")
-    except (OSError, ValueError, KeyError):
+        vocabulary, first = Vocabulary(about["signs"]), np.array(about["first"], dtype=np.int64)
+        whole = len(set(vocabulary.signs)) == len(vocabulary.signs) and first.shape == (len(vocabulary),)
+        with open_file(entry / "tokens.bin", "") as file:
+            tokens = np.memmap(file, dtype=vocabulary.dtype, mode="r")
+    except (UserError, OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
-    return Corpus(tokens, vocabulary, np.array(about["first"])) if len(tokens) == about["length"] else None
+    return Corpus(tokens, vocabulary, first) if whole and len(tokens) == about["length"] else None
+
+
+def _about(entry: Path) -> dict[str, Any]:
+    """What an entry of the cache says of itself; nothing if it is damaged."""
+    try:
+        about = json.loads(b"".join(read_pieces(entry / "about.json", "")))
+    except (UserError, ValueError, RecursionError):
+        return {}
+    return about if isinstance(about, dict) else {}
 
 
 def _remove_old(home: Path, source: list) -> None:
     """Remove what was made of other states of the files, and what killed runs have left."""
     for other in home.iterdir():
-        with suppress(OSError, ValueError, KeyError):  # another run may be removing it
+        with suppress(OSError):  # another run may be removing it
             if other.name.startswith("partial-"):
                 old = time.time() - other.stat().st_mtime > DAY
             else:
-                old = json.loads((other / "about.json").read_bytes())["source"] != source
+                old = _about(other).get("source", source) != source
             if old:
                 shutil.rmtree(other)
 
@@ -177,38 +192,12 @@ def _vocabulary(counts: np.ndarray, min_count: int, what: str) -> Vocabulary:
 def _pieces(files: Iterable[Path], unit: Unit, what: str) -> Iterator[np.ndarray]:
     """The code points or bytes of all files, a few million at a time."""
     for path in files:
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        position = 0
-        while raw := _read(path, position, what):
-            if unit == "byte":
-                yield np.frombuffer(raw, dtype=np.uint8)
-            else:
-                text = _decoded(decoder, raw, path, position, what)
-                yield code_points(text if position else text.removeprefix(BYTE_ORDER_MARK))
-            position += len(raw)
-        if unit == "char":
-            _decoded(decoder, b"", path, position, what)
-
-
-def _read(path: Path, position: int, what: str) -> bytes:
-    try:
-        with path.open("rb") as file:
-            file.seek(position)
-            return file.read(PIECE)
-    except OSError as error:
-        raise UserError(f"{what}: {path} cannot be read: {error.strerror}.") from error
-
-
-def _decoded(decoder: codecs.IncrementalDecoder, raw: bytes, path: Path, position: int, what: str) -> str:
-    waiting = len(decoder.getstate()[0])
-    try:
-        return decoder.decode(raw, final=not raw)
-    except UnicodeDecodeError as error:
-        at = position - waiting + error.start
-        raise UserError(
-            f"{what}: byte {at:,} of {path} (0x{error.object[error.start]:02x}) is not UTF-8. "
-            "Convert the file, or use data.unit=byte, which reads any."
-        ) from error
+        called = what if str(path) in what else f"{what}: {path}"
+        if unit == "byte":
+            yield from (np.frombuffer(raw, dtype=np.uint8) for raw in read_pieces(path, called))
+        else:
+            advice = "Convert the file, or use data.unit=byte, which reads any."
+            yield from map(code_points, decode(read_pieces(path, called), called, advice))
 
 
 def _watched(pieces: Iterable[np.ndarray], files: list[Path], doing: str) -> Iterator[np.ndarray]:

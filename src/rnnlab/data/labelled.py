@@ -1,7 +1,6 @@
 """Sequences with a label each, split so that every part has the same mixture of classes."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,11 @@ from torch.utils.data import Dataset
 
 from rnnlab.console import tell
 from rnnlab.data.base import SequenceData, Split
+from rnnlab.data.files import locate, require_memory
 from rnnlab.data.sequences import Sequences, read_arrays, read_table
+from rnnlab.data.table import listed
 from rnnlab.errors import UserError, require
 from rnnlab.spec import SequenceSpec
-
-LISTED = 20  # classes that a message names
 
 
 class Part(Dataset):
@@ -102,6 +101,11 @@ class ClassData(SequenceData):
         data = self.read()
         several = self.spec is not None or len(data.classes) >= 2
         require(several, f"{self.what}: all sequences have the label {', '.join(data.classes)}.")
+        require_memory(
+            16 * len(data.classes) ** 2,  # in validation and test
+            f"{self.what}: counts of which of {len(data.classes):,} labels is taken for which",
+            "Is it the labels that are read as such?",
+        )
         # by the file's own labels, so that a checkpoint that knows more classes finds the same parts
         parts = stratify(data.labels, self.shares, self.seed)
         for split, share in zip(parts, self.shares, strict=True):
@@ -127,7 +131,7 @@ class ClassData(SequenceData):
         require(len(train) > 0, f"data.split={list(self.shares)} leaves nothing to train on.")
         absent = np.bincount(data.labels[train], minlength=len(data.classes)) == 0
         if absent.any():
-            names = _listed(np.array(data.classes)[absent])
+            names = listed(np.array(data.classes)[absent])
             tell(f"{self.what}: no sequence of the training part has the label {names}.")
         return SequenceSpec(
             "labels",
@@ -147,7 +151,7 @@ class ClassData(SequenceData):
         require(
             size == spec.input_size,
             f"{self.what}: {size} feature{'s' * (size > 1)} a step, the checkpoint was trained for {spec.input_size}"
-            f"{': ' if spec.covariates else ''}{_listed(spec.covariates)}.",
+            f"{': ' if spec.covariates else ''}{listed(spec.covariates)}.",
         )
         classes = spec.classes or tuple(map(str, range(spec.output_size)))
         place = {name: k for k, name in enumerate(classes)}
@@ -156,7 +160,7 @@ class ClassData(SequenceData):
             strange = int(np.argmax(labels < 0))
             raise UserError(
                 f"{self.what}: sequence {data.ids[strange]} has the label {data.classes[data.labels[strange]]}, which "
-                f"the checkpoint does not know. It knows {_listed(classes)}."
+                f"the checkpoint does not know. It knows {listed(classes)}."
             )
         return labels
 
@@ -167,7 +171,10 @@ class ClassData(SequenceData):
         table[:-1] = data.values
         for column, (mean, deviation) in enumerate(spec.scale):
             # in 64 bits, which tell values apart that are far from 0
-            table[:-1, column] = (data.values[:, column].astype(np.float64) - mean) / deviation
+            with np.errstate(over="ignore"):
+                table[:-1, column] = (data.values[:, column].astype(np.float64) - mean) / deviation
+            near = bool(np.isfinite(table[:, column]).all())
+            require(near, f"{self.what}: values are too far from those that the checkpoint was trained on.")
         return table
 
 
@@ -207,7 +214,7 @@ class LabelledData(ClassData):
         **split: Any,
     ):
         super().__init__(standardise=True, **split)
-        self.path = Path(str(path)).expanduser()
+        self.path = locate(path)
         self.what = f"data.path={self.path}"
         self.columns = {
             "sequence_id": str(sequence_id),
@@ -218,7 +225,6 @@ class LabelledData(ClassData):
         self.features = features
 
     def read(self) -> Sequences:
-        require(self.path.is_file(), f"{self.what}: there is no such file.")
         if self.path.suffix.lower() == ".npz":
             return read_arrays(self.path)
         features = self.features
@@ -265,11 +271,8 @@ def _scale(data: Sequences, train: np.ndarray) -> tuple[tuple[float, float], ...
     scale = []
     for column in data.values[np.repeat(inside, data.lengths)].T:
         steps = column.astype(np.float64)
-        varies = steps.min() < steps.max()  # rounding may leave a deviation where there is none
-        scale.append((steps.mean().item(), steps.std().item() if varies else 1.0))
+        deviation = (
+            steps.std().item() if steps.min() < steps.max() else 0.0
+        )  # rounding may leave one where there is none
+        scale.append((steps.mean().item(), deviation or 1.0))
     return tuple(scale)
-
-
-def _listed(names: Sequence[str] | np.ndarray) -> str:
-    hidden = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
-    return f"{', '.join(names[:LISTED])}{hidden}"

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from rnnlab.data.base import SequenceData, Split
+from rnnlab.data.files import require_memory
 from rnnlab.errors import require
 from rnnlab.spec import Kind, SequenceSpec
 
@@ -34,7 +35,7 @@ class RandomData(SequenceData):
     **Raises:** `UserError` for another target, or for labels of fewer than two classes.
     """
 
-    kinds = ("labels", "values")
+    kinds: tuple[Kind, ...] = ("labels", "values")
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class RandomData(SequenceData):
         require(target in targets, f"data.target={target!r} is not known: use {', '.join(targets)}.")
         require(target == "values" or output_size >= 2, "data.output_size=1 leaves one label: use 2 or more classes.")
         self.target = target
+        self.kinds = ("values",) if target == "values" else ("labels",)
         self.shape = (seq_len, input_size)
         self.output_size = output_size
         self.sizes: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
@@ -61,6 +63,12 @@ class RandomData(SequenceData):
 
     def make(self) -> dict[Split, Dataset]:
         seq_len, input_size = self.shape
+        samples = sum(self.sizes.values())
+        require_memory(
+            4 * (samples * (seq_len * input_size + self.output_size) + self.output_size * input_size),
+            f"data.num_train + num_val + num_test={samples:,} sequences of data.seq_len={seq_len:,} x "
+            f"data.input_size={input_size:,} and data.output_size={self.output_size:,}",
+        )
         kind: Kind = "values" if self.target == "values" else "labels"
         self.spec = SequenceSpec(kind, input_size, self.output_size, seq_len)
         teacher = torch.randn(self.output_size, input_size, generator=self._generator(0))

@@ -1,19 +1,20 @@
 """Labelled sequences out of NPZ files and long tables. Every fault of a file is told with its sequences or rows."""
 
 import re
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, is_zipfile
+from zipfile import ZipFile, is_zipfile
 
 import numpy as np
 
+from rnnlab.data.files import one_word, open_file, require_memory
 from rnnlab.data.table import (
     SHOWN,
     check_order,
     import_pandas,
+    listed,
     more,
     name_rows,
     read_columns,
@@ -52,19 +53,15 @@ def read_arrays(path: Path) -> Sequences:
     **Raises:** `UserError` if it is no NPZ file, lacks an array, or an array is not as it should be.
     """
     what = f"data.path={path}"
-    require(is_zipfile(path), f"{what} is no NPZ file, or not all of one. Write it with np.savez(FILE, x=x, y=y).")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            for name in ("x", "y"):
-                require(name in file, f"{what} has no array {name}. It has: {', '.join(file.files) or 'none'}.")
-            x, y = np.asarray(file["x"]), np.asarray(file["y"])
-            lengths, classes = file.get("lengths"), file.get("classes")
-    except (ValueError, OSError, EOFError, RuntimeError, MemoryError, BadZipFile, zlib.error) as error:
-        told = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(f"{what} cannot be read as an NPZ file of plain arrays: {told}") from error
+    with open_file(path, what) as file, one_word(f"{what} cannot be read as an NPZ file of plain arrays"):
+        whole = is_zipfile(file)
+        require(whole, f"{what} is no NPZ file, or not all of one. Write it with np.savez(FILE, x=x, y=y).")
+        with ZipFile(file) as archive:
+            x, y, lengths, classes = (_array(what, archive, name) for name in ("x", "y", "lengths", "classes"))
     numbers = x.dtype.kind in "biuf" and x.ndim in (2, 3)
     require(numbers, f"{what}: x is {x.dtype} of shape {x.shape}; it has to be numbers, (sequences, time, features).")
     require(x.size > 0, f"{what}: x is empty, its shape is {x.shape}.")
+    require_memory(9 * x.size, f"{what}: the {x.size:,} numbers in x", "Use a part of it.")
     x = x[..., None] if x.ndim == 2 else x
     number, steps, size = x.shape
     _check_column(what, "y", y, number, "biuU", "integers or strings")
@@ -136,6 +133,24 @@ def read_table(
     return Sequences(values[order], lengths, labels, classes, ids, tuple(names))
 
 
+def _array(what: str, archive: ZipFile, name: str) -> Any:
+    """An array of an NPZ file; `None` if there is none of lengths or classes. A pickled one is not read."""
+    members = [member for member in archive.infolist() if member.filename == f"{name}.npy"]
+    if not members and name in ("lengths", "classes"):
+        return None
+    has = listed([member[:-4] for member in archive.namelist() if member.endswith(".npy")]) or "none"
+    require(members != [], f"{what} has no array {name}. It has: {has}.")
+    require(len(members) == 1, f"{what} has {len(members)} arrays {name}.")
+    size = members[0].file_size
+    require_memory(size, f"{what}: the {size:,} bytes of {name}", "Use a part of it.")
+    with archive.open(members[0]) as raw:
+        array = np.lib.format.read_array(raw, allow_pickle=False)
+    require(array.nbytes <= size and array.itemsize > 0, f"{what}: {name} is {array.dtype} of shape {array.shape}.")
+    if array.dtype.kind == "U":
+        array.astype(object)  # characters that there are
+    return array
+
+
 def _check_column(what: str, name: str, column: np.ndarray, number: int, kinds: str, right: str) -> None:
     require(
         column.dtype.kind in kinds and column.shape == (number,),
@@ -146,8 +161,9 @@ def _check_column(what: str, name: str, column: np.ndarray, number: int, kinds: 
 
 def _named(what: str, y: np.ndarray, classes: np.ndarray) -> list[str]:
     """The names that a file gives to its classes."""
-    names = [str(name) for name in classes.ravel().tolist()]
-    fit = classes.dtype.kind in "iuU" and classes.ndim == 1 and len(set(names)) == len(names)
+    fit = classes.dtype.kind in "iuU" and classes.ndim == 1
+    names = [str(name) for name in classes.tolist()] if fit else []
+    fit = fit and len(set(names)) == len(names)
     require(fit, f"{what}: classes have to be different names, not {classes.dtype} of shape {classes.shape}.")
     require(y.dtype.kind in "iu", f"{what}: y is {y.dtype}; with classes it has to be integers, indices of these.")
     wrong = np.flatnonzero((y < 0) | (y >= len(names)))

@@ -1,9 +1,9 @@
 """Real series."""
 
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
+from rnnlab.data.files import locate
 from rnnlab.data.table import import_pandas, read_panel
 from rnnlab.data.windows import ForecastData, Panel
 from rnnlab.errors import require
@@ -36,11 +36,12 @@ class SeriesData(ForecastData):
         **split: Any,
     ):
         super().__init__(**split)
-        self.path = Path(str(path)).expanduser()
+        require(bool(time) or not calendar, f"data.calendar={calendar} needs dates: data.time=null gives none.")
+        self.path = locate(path)
         self.columns = {
             "target": target if isinstance(target, list) else [str(target)],
-            "time": time,
-            "series_id": series_id,
+            "time": None if time is None else str(time),
+            "series_id": None if series_id is None else str(series_id),
             "covariates": covariates or [],
             "future_covariates": future_covariates or [],
             "calendar": calendar or [],

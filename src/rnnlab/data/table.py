@@ -1,20 +1,20 @@
 """Series out of a CSV or Parquet file, on an even grid of times. Every fault of a file is told with its rows."""
 
-import csv
+import os
 import re
 import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
 from rnnlab.console import tell
+from rnnlab.data.files import decode, one_word, open_file, read_pieces, require_memory
 from rnnlab.data.windows import Panel
 from rnnlab.errors import UserError, require
 
@@ -22,7 +22,12 @@ CALENDAR = {"hour": 24, "day_of_week": 7, "month": 12, "day_of_year": 365.2425} 
 SHOWN = 3  # faults that a message names
 LOOKED_AT = 10  # rows that tell the step of a column of times: two weeks of business days
 
+LISTED = 20  # names that a message lists
+FARTHEST = 2**62  # what a time may be: differences of two are still 64 bits
+LAST = 253_402_300_799_000_000  # the end of the year 9999 in microseconds
+
 TimeAt = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Columns = tuple[list[str], Callable[[list[int], list[int]], Any]]  # names, and what reads those at these places
 
 
 def import_pandas() -> ModuleType:
@@ -67,6 +72,7 @@ def read_panel(
     that are unsorted or twice; gaps. Rows are counted from 1, without the header.
     """
     pd = import_pandas()
+    require_memory(8 * horizon, f"The steps of data.horizon={horizon:,}")
     numbers = [*target, *covariates, *future_covariates]
     wanted = [name for name in (*numbers, time, series_id) if name is not None]
     frame = read_columns(pd, path, wanted, texts=[] if series_id is None else [series_id])
@@ -98,6 +104,11 @@ def read_panel(
     first = size.cumsum() - size
     end = first + length
     place = first[series] + steps
+    require_memory(
+        int(size.sum()) * (12 * cells.shape[1] + 24),
+        f"data.path={path}: {size.sum():,} steps, from the first time of each series to {horizon:,} behind its last,",
+        "Are the times read as they are meant?",
+    )
     values = np.full((size.sum(), cells.shape[1]), np.nan)
     values[place] = cells
     row_at = np.zeros(len(values), dtype=np.int64)  # 0: the file has no such row
@@ -148,47 +159,91 @@ def read_columns(pd: ModuleType, path: Path, wanted: list[str], texts: list[str]
 
     **Raises:** `UserError` if the file is missing, is no table, has no rows or lacks a column.
     """
+    what = f"data.path={path}"
     twice = [name for name, times in Counter(wanted).items() if times > 1]
     require(not twice, f"data asks for column {', '.join(twice)} more than once.")
-    require(path.is_file(), f"data.path={path}: there is no such file.")
-    parquet = path.suffix.lower() in (".parquet", ".pq")
-    try:
-        if parquet:
-            from pyarrow.parquet import read_schema
-
-            names = [name for name in read_schema(path).names if not name.startswith("__index_level_")]
-        else:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                lines = [line for line in islice(file, 2) if line.strip()]
-            require(lines != [], f"data.path={path} does not begin with the names of its columns.")
-            unquoted = re.sub('"[^"]*"', "", lines[0])
-            sep = max(",;\t", key=unquoted.count)
-            names, *row = csv.reader(lines, delimiter=sep, skipinitialspace=True)
-            wide = row != [] and len(row[0]) > len(names)  # pandas would take the first cells for an index
-            require(not wide, f"data.path={path}: row 1 has more cells than there are names.")
+    with open_file(path, what) as file, one_word(f"{what} cannot be read as a table"):
+        names, read = (_parquet if path.suffix.lower() in (".parquet", ".pq") else _csv)(pd, path, file)
+        times = Counter(names)
         for name in wanted:
-            require(name in names, f"data.path={path} has no column {name}. It has: {', '.join(names)}.")
+            require(name in times, f"{what} has no column {name}. It has: {listed(names)}.")
         if rest:
-            require("" not in names, f"data.path={path} has a column without a name. Name it, or take it out.")
-            wanted = [*wanted, *(name for name in dict.fromkeys(names) if name not in wanted)]
+            require("" not in times, f"{what} has a column without a name. Name it, or take it out.")
+            wanted = list(dict.fromkeys((*wanted, *names)))
         for name in wanted:
-            require(names.count(name) == 1, f"data.path={path} has more than one column {name}.")
-        if parquet:
-            frame = pd.read_parquet(path, columns=wanted)
-            frame = (frame.reset_index() if any(frame.index.names) else frame)[wanted]
-        else:
-            # all columns: with usecols pandas cuts rows that are too long, without a word
-            how = {"sep": sep, "skipinitialspace": True}
-            with warnings.catch_warnings(action="ignore"):  # of a column that begins with numbers and goes on with text
-                frame = pd.read_csv(path, **how)[wanted]
-            if not all(_is_text(pd, frame[name]) for name in texts):  # 007 and NA are names
-                text = pd.read_csv(path, usecols=texts, dtype=str, keep_default_na=False, **how)
-                frame = frame.assign(**{name: text[name] for name in texts})
-    except (ValueError, OSError, ImportError) as error:
-        told = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(f"data.path={path} cannot be read as a table: {told}") from error
-    require(len(frame) > 0, f"data.path={path} has no rows.")
+            require(times[name] == 1, f"{what} has more than one column {name}.")
+        place = {name: k for k, name in enumerate(names)}
+        frame = read([place[name] for name in wanted], [place[name] for name in texts])
+        frame.columns = wanted
+    require(len(frame) > 0, f"{what} has no rows.")
     return frame
+
+
+def _csv(pd: ModuleType, path: Path, file: BinaryIO) -> Columns:
+    """A CSV file: as pandas reads it, but that what is no text or has too many cells is refused."""
+    what = f"data.path={path}"
+    require_memory(os.fstat(file.fileno()).st_size, f"The cells of {what}", "Use a part of it, or a Parquet file.")
+    head = ""
+    for text in decode(read_pieces(path, what), what, "Save it as UTF-8."):
+        require(
+            "\0" not in text, f"{what} has a character of the code 0: it is no text, or not UTF-8. Save it as that."
+        )
+        head = head or re.sub('"[^"]*"', "", text)
+    line = next((line for line in head.splitlines() if line.strip()), None)
+    require(line is not None, f"{what} does not begin with the names of its columns.")
+
+    def parse(**how: Any) -> Any:
+        file.seek(0)
+        return pd.read_csv(file, sep=max(",;\t", key=str(line).count), skipinitialspace=True, **how)
+
+    def read(places: list[int], texts: list[int]) -> Any:
+        frame = parse()  # all columns: with usecols pandas cuts rows that are too long, without a word
+        wanted = [frame.iloc[:, place] for place in places]
+        if not all(_is_text(pd, frame.iloc[:, place]) for place in texts):  # 007 and NA are names
+            text = parse(usecols=texts, dtype=str, keep_default_na=False)
+            for column, place in enumerate(sorted(texts)):
+                wanted[places.index(place)] = text.iloc[:, column]
+        return pd.concat(wanted, axis=1)
+
+    # with a row, which is refused here if it is longer than that of the names: pandas would take cells for an index
+    return parse(header=None, nrows=2, dtype=str, keep_default_na=False).iloc[0].tolist(), read
+
+
+def _parquet(pd: ModuleType, path: Path, file: BinaryIO) -> Columns:
+    """A Parquet file, of which only plain columns are read, and nothing of what pandas or Arrow say of them beside."""
+    import pyarrow as pa
+    from pyarrow import parquet, types
+
+    what = f"data.path={path}"
+    table = parquet.ParquetFile(file)
+    schema, promised = table.schema_arrow, table.metadata.num_rows
+    plain = (types.is_integer, types.is_floating, types.is_boolean, types.is_null, types.is_timestamp, types.is_date,
+             types.is_decimal, types.is_string, types.is_large_string)  # fmt: skip
+
+    def read(places: list[int], texts: list[int]) -> Any:
+        names, columns = [schema.names[place] for place in places], []
+        for name in names:
+            kind = schema.field(name).type
+            kind = kind.value_type if types.is_dictionary(kind) else kind
+            require(any(is_one(kind) for is_one in plain), f"{what}: {name} is {kind}: no numbers, dates or text.")
+        require_memory(8 * promised * len(names), f"{what}: {promised:,} rows of {len(names):,} columns")
+        # a text that stands in a million rows is kept once
+        text = [name for name in names if types.is_string(schema.field(name).type)]
+        whole = parquet.ParquetFile(file, metadata=table.metadata, read_dictionary=text).read(columns=names)
+        whole.validate(full=True)
+        for name in names:
+            column = whole.column(name)
+            kind = column.type
+            if types.is_timestamp(kind):  # in UTC, whatever its time zone is called
+                column = column.cast(pa.int64()).cast(pa.timestamp(kind.unit))
+            elif types.is_date(kind):
+                column = column.cast(pa.timestamp("s" if types.is_date32(kind) else "ms"))
+            elif types.is_decimal(kind):
+                column = column.cast(pa.float64())
+            columns.append(column)
+        return pa.table(columns, names=names).to_pandas(ignore_metadata=True)
+
+    return schema.names, read
 
 
 def _is_text(pd: ModuleType, column: Any) -> bool:
@@ -212,11 +267,8 @@ def read_numbers(pd: ModuleType, path: Path, column: Any) -> np.ndarray:
     """A column as float64, empty cells as not a number."""
     values = column
     if not pd.api.types.is_numeric_dtype(column):
-        values = pd.to_numeric(column.astype(object), errors="coerce")
-        wrong = np.flatnonzero(values.isna() & column.notna())
-        if len(wrong):
-            cells = ", ".join(f"row {row + 1}: {column.iloc[row]!s:.40}" for row in wrong[:SHOWN])
-            raise UserError(f"data.path={path}: {column.name} holds what is no number: {cells}{more(wrong)}.")
+        values = _of_each(pd, column, lambda cells: pd.to_numeric(cells, errors="coerce"))
+        _refuse(path, column, values.isna() & column.notna(), "number")
     values = values.to_numpy(dtype=np.float64, na_value=np.nan)
     with np.errstate(over="ignore"):
         stored = values.astype(np.float32)  # what the network computes with
@@ -233,11 +285,11 @@ def read_numbers(pd: ModuleType, path: Path, column: Any) -> np.ndarray:
 
 
 def read_times(pd: ModuleType, path: Path, column: Any, dayfirst: bool | None) -> np.ndarray:
-    """A column of times as numpy's datetimes, those with a time zone in UTC, or as numbers."""
+    """A column of times as numpy's datetimes, those with a time zone in UTC, or as numbers of 64 bits."""
     times = column
     if not pd.api.types.is_numeric_dtype(column):
-        text = column.head(1000).astype(str).str.strip()
-        if pd.api.types.is_datetime64_any_dtype(column) or not text.str.match(r"\d{1,2}\D\d{1,2}\D\d").any():
+        begins = [f"{cell!s:.40}".strip() for cell in column.head(1000)]
+        if not any(re.match(r"\d{1,2}\D\d{1,2}\D\d", cell) for cell in begins):
             times = _parse(pd, column, dayfirst=False)
         else:
             ways = {first: _parse(pd, column, first) for first in (True, False) if dayfirst in (None, first)}
@@ -253,23 +305,42 @@ def read_times(pd: ModuleType, path: Path, column: Any, dayfirst: bool | None) -
             if column.between(1900 * 10 ** (digits - 4), 2200 * 10 ** (digits - 4)).all():
                 dates = pd.to_datetime(column.astype(str), errors="coerce", format=form)
                 times = times if dates.isna().any() else dates
-    wrong = np.flatnonzero(times.isna() | np.isin(times, (np.inf, -np.inf)))
-    if len(wrong):
-        cells = ", ".join(f"row {row + 1}: {column.iloc[row]!s:.40}" for row in wrong[:SHOWN])
-        raise UserError(f"data.path={path}: {column.name} holds what is no time: {cells}{more(wrong)}.")
-    return (times.dt.tz_convert(None) if getattr(times.dtype, "tz", None) else times).to_numpy()
+    if pd.api.types.is_numeric_dtype(times):
+        _refuse(path, column, ~((times >= -FARTHEST) & (times <= FARTHEST)), "time")
+        return times.to_numpy(np.float64 if times.dtype.kind == "f" else np.int64)
+    _refuse(path, column, times.isna(), "time")
+    exact = times.to_numpy()
+    coarse = exact.astype("datetime64[us]")
+    return coarse if (coarse == exact).all() else exact
+
+
+def _refuse(path: Path, column: Any, wrong: Any, kind: str) -> None:
+    rows = np.flatnonzero(wrong)
+    if len(rows):
+        cells = ", ".join(f"row {row + 1}: {column.iloc[row]!s:.40}" for row in rows[:SHOWN])
+        raise UserError(f"data.path={path}: {column.name} holds what is no {kind}: {cells}{more(rows)}.")
+
+
+def _of_each(pd: ModuleType, column: Any, parse: Callable[[Any], Any]) -> Any:
+    """What `parse` makes of the cells; of text that a Parquet file holds once and names often, of each once."""
+    if column.dtype != "category":
+        return parse(column if pd.api.types.is_datetime64_any_dtype(column) else column.astype(object))
+    parsed = parse(pd.Series(column.cat.categories.astype(object)))
+    return parsed.reindex(column.cat.codes).set_axis(column.index)
 
 
 def _parse(pd: ModuleType, column: Any, dayfirst: bool) -> Any:
-    """Text as dates, those that cannot be read as NaT."""
+    """Text as dates in UTC, those that cannot be read as NaT."""
+
+    def parse(cells: Any) -> Any:
+        dates = pd.to_datetime(cells, errors="coerce", dayfirst=dayfirst, utc=True)
+        if dates.isna().any():  # dates, some with a time of day
+            dates = dates.fillna(pd.to_datetime(cells, errors="coerce", format="ISO8601", utc=True))
+        return dates.dt.tz_convert(None)
+
     with warnings.catch_warnings(action="ignore"):  # of a column without one format
-        try:
-            dates = pd.to_datetime(column, errors="coerce", dayfirst=dayfirst)
-            if dates.isna().any():  # dates, some with a time of day
-                dates = dates.fillna(pd.to_datetime(column, errors="coerce", format="ISO8601"))
-        except ValueError:  # several time zones
-            dates = pd.to_datetime(column, errors="coerce", dayfirst=dayfirst, utc=True)
-    return dates.where(dates.dt.year >= 1000)  # Jan-20 is no day of the year 1
+        dates = _of_each(pd, column, parse)
+    return dates.where(dates.dt.year.between(1000, 9999))  # Jan-20 is no day of the year 1
 
 
 def check_order(path: Path, time: str, times: np.ndarray, series: np.ndarray, rows: np.ndarray) -> None:
@@ -297,18 +368,24 @@ def _grid(
     gaps = np.diff(times)[np.diff(series) == 0]
     dated = times.dtype.kind == "M"
     if not len(gaps):  # of series of one row
-        step = np.timedelta64(1, "D") if dated else times.dtype.type(1)
+        step = np.timedelta64(1, "D").astype(gaps.dtype) if dated else times.dtype.type(1)
+        _require_room(path, times, step, horizon)
         return np.zeros(len(times), dtype=np.int64), lambda whose, steps: start[whose] + steps * step, None
     usual = np.sort(gaps)[len(gaps) // 2]
-    if (times.max() - times.min()) / usual < 1000 * len(times):  # more may be more than memory holds
+    _require_room(path, times, usual, horizon)
+    with np.errstate(over="ignore"):
+        number = (times.max() - times.min()) / usual
+    if number < 1000 * len(times):  # more would be gaps
+        require_memory(16 * int(number), f"data.path={path}: {number:,.0f} steps from the first time to the last")
         if not dated:
             steps = (times - start[series]) / usual
             whole = np.rint(steps).astype(np.int64)
             if np.abs(steps - whole).max() < 1e-3 and _mostly_even(whole, series):
                 return whole, lambda whose, step: start[whose] + step * usual, None
         elif (freq := _frequency(pd, times, series, gaps)) is not None:
-            index = pd.date_range(times.min(), times.max(), freq=freq)
-            grid = index.append(pd.date_range(index[-1], periods=horizon + 1, freq=freq)[1:]).to_numpy()
+            with one_word(f"data.path={path}: the times cannot go on for data.horizon={horizon} steps"):
+                index = pd.date_range(times.min(), times.max(), freq=freq)
+                grid = index.append(pd.date_range(index[-1], periods=horizon + 1, freq=freq)[1:]).to_numpy()
             place = np.minimum(np.searchsorted(grid, times), len(grid) - 1)
             if (grid[place] == times).all() and _mostly_even(place, series):
                 return place - place[begin][series], lambda whose, step: grid[place[begin][whose] + step], index.freqstr
@@ -325,6 +402,13 @@ def _grid(
         return times[begin[whose] + step - behind] + behind * usual
 
     return np.arange(len(times)) - begin[series], time_at, None
+
+
+def _require_room(path: Path, times: np.ndarray, step: Any, horizon: int) -> None:
+    """Refuse times that come to the end of the calendar, or of numbers, before the horizon does."""
+    last = int(times.max().astype(np.int64)) + (horizon + 1) * int(step.astype(np.int64))
+    limit = LAST if times.dtype == "datetime64[us]" else 2**63 - 1
+    require(last <= limit, f"data.path={path}: the times cannot go on for data.horizon={horizon:,} steps.")
 
 
 def _mostly_even(place: np.ndarray, series: np.ndarray) -> bool:
@@ -398,6 +482,11 @@ def _shown(time: Any) -> str:
 
 def name_rows(rows: np.ndarray) -> str:
     return f"row{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows[:SHOWN]))}{more(rows)}"
+
+
+def listed(names: Any) -> str:
+    hidden = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
+    return f"{', '.join(names[:LISTED])}{hidden}"
 
 
 def more(faults: Any) -> str:

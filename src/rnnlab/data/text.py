@@ -5,7 +5,7 @@ import os
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, Sampler
 from rnnlab.console import tell
 from rnnlab.data.base import SequenceData, Split, TrainBatches
 from rnnlab.data.corpus import Corpus, Unit, open_corpus
+from rnnlab.data.files import locate, open_file
 from rnnlab.errors import UserError, require
 from rnnlab.spec import IGNORED, SequenceSpec
 from rnnlab.vocabulary import Vocabulary
@@ -43,10 +44,16 @@ class Pieces(Dataset):
     """Sequences of a text and their successors, cut out when asked for.
 
     Indexing with a `Cut` gives x and y, (batch, steps) int64, y one character ahead of x, and `goes_on`.
+
+    **Arguments:**
+
+    - `tokens`: (characters,) of the text.
+    - `size`: of the vocabulary, which tells a file of tokens that was damaged; `None` does not look.
     """
 
-    def __init__(self, tokens: np.ndarray):
+    def __init__(self, tokens: np.ndarray, size: int | None = None):
         self.tokens = tokens
+        self.size = size
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -54,6 +61,8 @@ class Pieces(Dataset):
     def __getitem__(self, cut: Cut) -> tuple[Tensor, Tensor, bool]:
         positions = cut.starts[:, None] + np.arange(cut.steps + 1)
         piece = self.tokens[positions].astype(np.int64)
+        if self.size is not None and piece.max() >= self.size:
+            raise UserError(f"{self.tokens.filename} is damaged: delete it.")  # type: ignore[attr-defined]
         x, y = piece[:, :-1], piece[:, 1:].copy()
         if cut.counts_from is not None:
             y[positions[:, :-1] < cut.counts_from[:, None]] = IGNORED
@@ -172,7 +181,7 @@ class TextData(SequenceData):
     vocabulary of a spec set beforehand.
     """
 
-    kinds: ClassVar = ("tokens",)
+    kinds = ("tokens",)
 
     def __init__(
         self,
@@ -188,7 +197,7 @@ class TextData(SequenceData):
     ):
         super().__init__(batch_size, epoch_steps)
         require(str(path) != "", "data.path= is empty: give a file or a folder.")
-        self.path = Path(str(path)).expanduser()
+        self.path = locate(path)
         self.pattern = str(pattern)
         self.unit = unit
         self.min_count = min_count
@@ -196,23 +205,23 @@ class TextData(SequenceData):
         self.seq_len = seq_len
         self.called = f"data.path={self.path}"
         caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        self.cache = Path(str(cache or f"{caches}/rnnlab")).expanduser()
+        self.cache = locate(cache or f"{caches}/rnnlab")
 
     def files(self) -> list[Path]:
         """The files of the text, in a fixed order."""
-        if self.path.is_dir():
-            try:
-                found = sorted(path for path in self.path.rglob(self.pattern) if path.is_file())
-            except (ValueError, NotImplementedError) as error:
-                raise UserError(f"data.pattern={self.pattern}: {error}. Use one such as '*.txt'.") from error
-            require(
-                bool(found),
-                f"{self.called} has no files that match data.pattern={self.pattern}. Name the files that you want, "
-                "for example data.pattern='*.md'.",
-            )
-            return found
-        require(self.path.is_file(), f"{self.called}: there is no such file or folder.")
-        return [self.path]
+        if not os.path.isdir(self.path):
+            open_file(self.path, self.called).close()
+            return [self.path]
+        try:
+            found = sorted(path for path in self.path.rglob(self.pattern) if path.is_file())
+        except (ValueError, NotImplementedError, OSError, IndexError) as error:
+            raise UserError(f"data.pattern={self.pattern}: {error}. Use one such as '*.txt'.") from error
+        require(
+            bool(found),
+            f"{self.called} has no files that match data.pattern={self.pattern}. Name the files that you want, "
+            "for example data.pattern='*.md'.",
+        )
+        return found
 
     def prepare_data(self) -> None:
         self._open()
@@ -231,7 +240,7 @@ class TextData(SequenceData):
         parts: dict[Split, Dataset] = {}
         for k, split in enumerate(SPLITS):
             if self.split[k]:
-                parts[split] = Pieces(corpus.tokens[borders[k] : borders[k + 1]])
+                parts[split] = Pieces(corpus.tokens[borders[k] : borders[k + 1]], len(corpus.vocabulary))
                 require(borders[k + 1] - borders[k] >= 2, self._too_short(len(corpus.tokens)))
                 self._tell_unseen(corpus, split, borders)
         return parts
@@ -255,8 +264,9 @@ class TextData(SequenceData):
     def _open(self) -> Corpus:
         vocabulary = Vocabulary(self.spec.vocab) if self.spec and self.spec.vocab else None
         unit: Unit = self.unit if self.spec is None else "char" if self.spec.vocab else "byte"
+        files = self.files()
         name = f"{self.path.resolve()}/{self.pattern}"
-        return open_corpus(self.files(), name, unit, self.min_count, vocabulary, self.cache, self.called)
+        return open_corpus(files, name, unit, self.min_count, vocabulary, self.cache, self.called)
 
     def _too_short(self, length: int, world_size: int = 1) -> str:
         needed = [self.batch_size * world_size * self.seq_len + 1, 2, 2]
@@ -273,7 +283,8 @@ class TextData(SequenceData):
         unseen = np.flatnonzero(corpus.first >= borders[1])
         if self.split[0] and len(unseen):
             pieces = np.array_split(corpus.tokens[begin:end], 100)
-            found = np.sum([np.bincount(piece, minlength=len(corpus.first)) for piece in pieces], axis=0)[unseen]
+            size = len(corpus.first)
+            found = np.sum([np.bincount(piece, minlength=size)[:size] for piece in pieces], axis=0)[unseen]
             unseen = unseen[found > 0]
             signs = "".join(corpus.vocabulary.signs[sign] for sign in unseen) if corpus.vocabulary.signs else unseen
             if len(unseen):

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rnnlab.data.files import require_memory
 from rnnlab.data.windows import ForecastData, Panel
 from rnnlab.errors import require
 
@@ -51,6 +52,11 @@ class WavesData(ForecastData):
     def read(self) -> Panel:
         num_series, length = self.shape
         rows = length + self.horizon
+        require_memory(
+            8 * num_series * (length * self.num_waves + rows),
+            f"data.num_series={num_series:,} of data.length={length:,} + data.horizon={self.horizon:,} steps, made of "
+            f"data.num_waves={self.num_waves:,},",
+        )
         first = np.arange(num_series) * rows
         values = F.pad(self._series(), (0, self.horizon), value=torch.nan).view(-1, 1)
         names = [str(number) for number in range(num_series)]

@@ -265,8 +265,8 @@ class ForecastData(SequenceData):
         if panel.bridged is not None:  # a value bridged over a gap looks at the value behind it
             possible &= ~panel.bridged[rows - 1]
         if panel.filled is not None:  # something has to be known
-            known = torch.stack([~panel.filled[last - step] for step in range(self.horizon)]).any(2).any(0)
-            possible &= known.numpy()
+            known = np.append(0, (~panel.filled).any(1).numpy().cumsum())  # rows before each that are
+            possible &= known[rows + self.horizon] > known[rows]
         require(bool(possible.any()), f"The {split} part has no steps to forecast: its gaps are too long.")
         return rows[possible]
 

@@ -32,6 +32,23 @@ def _arguments_of(key: str) -> Iterator[None]:
         raise UserError(f"{key}: {error}") from error
 
 
+def require_end(total_steps: float) -> None:
+    """Raise `UserError` if a schedule cannot know when the run ends."""
+    require(
+        0 < total_steps < float("inf"),
+        "optim.scheduler has to know when the run ends: set trainer.max_epochs or trainer.max_steps.",
+    )
+
+
+def require_memory_of(optimizer: torch.optim.Optimizer) -> None:
+    """Raise `UserError` for an optimizer that shards cannot be restored with."""
+    require(
+        not isinstance(optimizer, torch.optim.SGD) or all(group["momentum"] > 0 for group in optimizer.param_groups),
+        "optim.optimizer.momentum=0: with trainer=fsdp Lightning restores no optimizer that remembers nothing. "
+        "Set a momentum, or use trainer=ddp.",
+    )
+
+
 class MeanLoss(Metric):
     """The mean over all predictions of all batches and ranks, given each batch's sum and its number of predictions.
 
@@ -85,6 +102,13 @@ class Task(pl.LightningModule):
     readout: ClassVar[Literal["last", "all"]] = "last"
     uneven = False  # whether batches of one size may hold different numbers of predictions
     loss_label: str  # for the axis of a picture, with the unit
+
+    @classmethod
+    def require_fit(cls, model: dict[str, Any], data: dict[str, Any]) -> None:
+        """Require, by `require`, what the settings of a model, its `cell` among them, and its data ask of each other.
+
+        Called with what is known before any data are read. What is left out is not asked for.
+        """
 
     def __init__(self, cell: dict[str, Any], optim: dict[str, Any], spec: dict[str, Any], **network: Any):
         super().__init__()
@@ -237,12 +261,9 @@ class Task(pl.LightningModule):
 
     def _unfuse(self, optimizer: Any) -> None:
         """Shards know no fused kernel but Adam's."""
+        if self.shards:
+            require_memory_of(optimizer)
         for group in optimizer.param_groups if self.shards else ():
-            require(
-                not isinstance(optimizer, torch.optim.SGD) or group["momentum"] > 0,
-                "optim.optimizer.momentum=0: with trainer=fsdp Lightning restores no optimizer that remembers nothing. "
-                "Set a momentum, or use trainer=ddp.",
-            )
             if group.get("fused") and not isinstance(optimizer, torch.optim.Adam):
                 group["fused"] = False
 
@@ -287,10 +308,7 @@ class Task(pl.LightningModule):
         total = self.trainer.estimated_stepping_batches
         if self.optim["interval"] == "epoch":
             total = self.trainer.max_epochs or -1
-        require(
-            0 < total < float("inf"),
-            "optim.scheduler has to know when the run ends: set trainer.max_epochs or trainer.max_steps.",
-        )
+        require_end(total)
         return int(total)
 
     def _metrics(self) -> dict[str, Metric]:

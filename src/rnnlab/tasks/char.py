@@ -10,7 +10,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from rnnlab.errors import UserError
+from rnnlab.errors import require
+from rnnlab.network import require_tied
 from rnnlab.spec import IGNORED
 from rnnlab.tasks.base import Batch, Task
 from rnnlab.vocabulary import Vocabulary
@@ -48,13 +49,20 @@ class CharModel(Task):
         dropout: float = 0.0,
         label_smoothing: float = 0.0,
     ):
-        if cell.get("bidirectional"):
-            raise UserError(
-                "cell.bidirectional=true lets model=char read the character that it is to predict: leave it false."
-            )
+        self.require_fit({"cell": cell}, {})
         super().__init__(cell, optim, spec, embedding=embedding, tied=tied, dropout=dropout)
         self.label_smoothing = label_smoothing
         self.vocabulary = Vocabulary(self.spec.vocab)
+
+    @classmethod
+    def require_fit(cls, model: dict[str, Any], data: dict[str, Any]) -> None:
+        cell, embedding = model["cell"], model.get("embedding")
+        require(
+            not cell.get("bidirectional"),
+            "cell.bidirectional=true lets model=char read the character that it is to predict: leave it false.",
+        )
+        if "hidden_size" in cell:
+            require_tied(model.get("tied", False), embedding, cell.get("proj_size") or cell["hidden_size"])
 
     def loss(self, out: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(out.flatten(0, 1), y.flatten(), label_smoothing=self.label_smoothing)

@@ -26,6 +26,11 @@ SHOWN = 4  # charts in a picture: series, or targets of the first series
 FORECASTS = 8  # in a chart
 
 
+def divisors(number: int) -> list[int]:
+    """Those of a number, from 1 to itself."""
+    return [part for part in range(1, number + 1) if number % part == 0]
+
+
 class WindowRNN(nn.Module):
     """Reads a window and gives all steps of the horizon at once, from the last state.
 
@@ -116,6 +121,10 @@ class Forecaster(Task):
         self.loss_label = f"{loss} loss on the network's scale"
         self.norm = norm
         self.recursive = head == "recursive"
+        more = spec["input_size"] - len(spec["targets"])  # channels
+        self.require_fit(
+            {"cell": cell, "head": head, "patch": patch}, {"context": spec["seq_len"], "covariates": [""] * more}
+        )
         super().__init__(cell, optim, spec, patch=patch)
         self.point = median(self.quantiles)
         self.register_buffer("levels", torch.tensor(self.quantiles), persistent=False)
@@ -134,21 +143,26 @@ class Forecaster(Task):
     def make_network(self, cell: dict[str, Any], patch: int | None) -> nn.Module:  # type: ignore[override]
         spec, outputs = self.spec, max(1, len(self.quantiles))
         if self.recursive:
+            return SimpleRNN(cell, spec.input_size, spec.input_size * outputs, "all")
+        patch = patch or max(number for number in divisors(spec.seq_len) if number <= PATCH)
+        return WindowRNN(cell, spec.input_size, len(spec.targets), spec.seq_len, spec.horizon, patch, outputs)
+
+    @classmethod
+    def require_fit(cls, model: dict[str, Any], data: dict[str, Any]) -> None:
+        patch, context = model.get("patch"), data.get("context")
+        if model.get("head") == "recursive":
             require(patch in (None, 1), f"model.head=recursive reads one step at a time, not model.patch={patch}.")
             require(
-                spec.input_size == len(spec.targets),
+                not any(data.get(name) for name in ("covariates", "future_covariates", "calendar")),
                 "model.head=recursive reads its own forecast: leave out covariates, future_covariates and calendar.",
             )
             require(
-                not cell.get("bidirectional"),
+                not model["cell"].get("bidirectional"),
                 "cell.bidirectional=true lets model.head=recursive see the steps that it learns to tell: leave it out.",
             )
-            return SimpleRNN(cell, spec.input_size, spec.input_size * outputs, "all")
-        divisors = [number for number in range(1, spec.seq_len + 1) if spec.seq_len % number == 0]
-        patch = patch or max(number for number in divisors if number <= PATCH)
-        listed = ", ".join(map(str, divisors))
-        require(patch in divisors, f"model.patch={patch} does not divide data.context={spec.seq_len}; {listed} do.")
-        return WindowRNN(cell, spec.input_size, len(spec.targets), spec.seq_len, spec.horizon, patch, outputs)
+        elif patch is not None and context is not None:
+            listed = ", ".join(map(str, divisors(context)))
+            require(context % patch == 0, f"model.patch={patch} does not divide data.context={context}; {listed} do.")
 
     def loss(self, out: Tensor, y: Tensor) -> Tensor:
         """`out` is (..., outputs), `y` is (...), and not a number where it is not known, which costs nothing."""
@@ -180,7 +194,7 @@ class Forecaster(Task):
             window[..., : y.shape[-1]] += shift
         if not self.recursive:
             return self.network(window)[0].to(y.dtype), y
-        if split == "train":
+        if split in ("train", "probe"):
             steps = torch.cat((window, y), dim=1)
             return self._steps(self.network(steps[:, :-1].nan_to_num())[0]).to(y.dtype), steps[:, 1:]
         return self._feed_back(window).to(y.dtype), y

@@ -1,0 +1,299 @@
+"""Files that call themselves checkpoints: damaged, foreign and hostile ones end in one message, and run nothing."""
+
+import io
+import os
+import random
+import resource
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from test_errors import message_of
+from test_kills import same
+
+from rnnlab import checkpoint
+from rnnlab.errors import UserError
+
+BARE = ("callbacks=none", "logger=none")
+HUGE = 10**12
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A run's folder with three checkpoints; small, but for a network of three layers."""
+    from conftest import ENVIRONMENT, ROOT, forked
+
+    folder = tmp_path_factory.mktemp("good")
+    command = [
+        str(ROOT / "scripts" / "train.py"),
+        "data=hello",
+        "cell.num_layers=3",
+        "trainer.max_epochs=3",
+        "mode=max",
+    ]
+    place = (f"hydra.run.dir={folder}/run", "logger=none", "callbacks=none", "trainer=cpu")
+    result = forked([*command, *place], "", folder, {**os.environ, **ENVIRONMENT})
+    assert result.returncode == 0, result.stderr
+    return folder / "run" / "checkpoints"
+
+
+@pytest.fixture
+def saved(good):
+    return torch.load(good / "last.ckpt", weights_only=True)
+
+
+def damages(content):
+    """Ways to spoil a file, by name."""
+    chances = random.Random(0)
+    ways = {"empty": b""}
+    for number in range(20):
+        ways[f"cut {number}"] = content[: chances.randrange(len(content))]
+        changed = bytearray(content)
+        for at in chances.sample(range(len(content)), 20):
+            changed[at] ^= chances.randrange(1, 256)
+        ways[f"changed {number}"] = bytes(changed)
+    return ways
+
+
+def test_a_damaged_checkpoint_is_told_or_is_read_as_it_was_written(good, saved, tmp_path):
+    """Between its parts a file has bytes that nobody reads."""
+    path = tmp_path / "spoilt.ckpt"
+    messages = []
+    for way, content in damages((good / "last.ckpt").read_bytes()).items():
+        path.write_bytes(content)
+        try:
+            found = checkpoint.load(path)
+        except UserError as error:
+            messages.append(str(error))
+        else:
+            assert same(found, saved), way
+    assert all(message.startswith(f"ckpt={path} is damaged") and "\n" not in message for message in messages)
+    assert len(messages) > 36
+
+
+def test_every_changed_bit_of_a_weight_is_noticed(good, saved, tmp_path):
+    content = (good / "last.ckpt").read_bytes()
+    weight = saved["state_dict"]["network.head.weight"].numpy().tobytes()
+    at = content.index(weight)
+    path = tmp_path / "flipped.ckpt"
+    for bit in range(0, 8 * len(weight), 37):
+        changed = bytearray(content)
+        changed[at + bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        assert torch.load(path, weights_only=True)  # torch does not look
+        with pytest.raises(UserError, match="is damaged"):
+            checkpoint.load(path)
+
+
+@pytest.mark.parametrize("fault", ["cut", "empty", "newer"])
+def test_last_passes_over_what_cannot_be_read(fault, script, good, saved, tmp_path):
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    for path in good.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+        os.utime(folder / path.name, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    last, before = folder / "last.ckpt", torch.load(folder / "previous.ckpt", weights_only=True)["global_step"]
+    if fault == "newer":
+        saved["rnnlab"]["format"] += 1
+        torch.save(saved, last)
+    else:
+        last.write_bytes(last.read_bytes()[: len(last.read_bytes()) // 2 if fault == "cut" else 0])
+    arguments = ("cell.num_layers=3", "mode=max", "trainer=cpu", "trainer.max_epochs=4", *BARE)
+    result = script("train", *arguments, "ckpt=last")
+    what = "has format" if fault == "newer" else "is damaged"
+    assert f"passed over: ckpt={last} {what}" in result.stdout
+    assert f"goes on at step {before}: {folder / 'previous.ckpt'}" in result.stdout
+    assert checkpoint.load(last)["global_step"] == 400
+    message_of(script("train", *arguments, f"ckpt={tmp_path / 'x'}", check=False), "no such file")
+
+
+def test_nothing_that_can_be_read(script, tmp_path):
+    for name in ("last", "best"):
+        (tmp_path / "run" / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / "checkpoints" / f"{name}.ckpt").write_bytes(b"PK")
+    message_of(script("train", "ckpt=last", *BARE, check=False), "ckpt=last", "none of", "can be read")
+
+
+class Call:
+    """Unpickling it would call a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+class Names:
+    """Unpickling it would look a function up."""
+
+    def __reduce__(self):
+        return "eval"
+
+
+def bomb(depth=64):
+    """A list that holds a list twice, which holds another twice, ..."""
+    inner = [1]
+    for _ in range(depth):
+        inner = [inner, inner]
+    return inner
+
+
+def cell(**changes):
+    return lambda saved, _: saved["rnnlab"]["model"]["cell"].update(changes)
+
+
+def model(**changes):
+    return lambda saved, _: saved["rnnlab"]["model"].update(changes)
+
+
+def data(**changes):
+    return lambda saved, _: saved["rnnlab"]["data"].update(changes)
+
+
+def spec(**changes):
+    return lambda saved, _: saved["hyper_parameters"]["spec"].update(changes)
+
+
+def synthetic(target, **sizes):
+    settings = {"batch_size": 4, "num_val": 4, "num_test": 4, "seed": 0, "seq_len": 20, "epoch_steps": 4}
+    return lambda saved, _: saved["rnnlab"].update(data={"_target_": target, **settings, **sizes})
+
+
+def program(saved, trace):
+    saved["more"] = Call(os.system, f"touch {trace}")
+
+
+def memory(saved, trace):
+    saved["more"] = Call(bytearray, 30 * 2**30)
+
+
+def weight(saved, trace):
+    saved["rnnlab"]["model"]["cell"]["hidden_size"] = 10**6
+    for name, tensor in saved["state_dict"].items():
+        saved["state_dict"][name] = torch.zeros(1).expand([10**6] * tensor.dim())
+
+
+def one_weight(saved, trace):
+    saved["state_dict"]["network.head.bias"] = torch.zeros(1).expand(HUGE)
+
+
+def traced(section, target, **arguments):
+    def change(saved, trace):
+        written = {key: value.format(trace=trace) for key, value in arguments.items()}
+        node = saved["rnnlab"] if section == "data" else saved["rnnlab"]["model"]
+        node[section] = {"_target_": target, **written}
+
+    return change
+
+
+HOSTILE = {
+    "a pickled os.system": program,
+    "a pickled eval": lambda saved, _: saved.update(more=Call(eval, "1")),
+    "a pickled bytearray of 30 GiB": memory,
+    "os.system as a cell": traced("cell", "os.system", command="touch {trace}"),
+    "eval as an optimizer": traced("optim", "builtins.eval", expression="open('{trace}', 'w')"),
+    "eval as data": traced("data", "builtins.eval", source="open('{trace}', 'w')"),
+    "torch.load through a module of rnnlab": traced("cell", "rnnlab.checkpoint.torch.load", f="{trace}"),
+    "a network as data": traced("data", "torch.nn.RNN"),
+    "data as a cell": traced("cell", "rnnlab.data.text.TextData", path="{trace}"),
+    "another network as a cell": cell(_target_="torch.nn.Transformer"),
+    "a cell in a size": cell(hidden_size={"_target_": "torch.nn.RNN"}),
+    "a size that is text": cell(hidden_size="__import__('os')"),
+    "an unknown argument": cell(hook="os.system"),
+    "a device": cell(device="cuda:7"),
+    "positional arguments": cell(_args_=["os.system"]),
+    "an interpolation": cell(hidden_size="${oc.env:HOME}"),
+    "a negative size": cell(hidden_size=-1),
+    "no size": cell(hidden_size=None),
+    "a huge cell": cell(hidden_size=HUGE),
+    "a large cell": cell(hidden_size=10**5),
+    "a huge number of layers": cell(num_layers=HUGE),
+    "a number beyond all": cell(hidden_size=10**400),
+    "a huge embedding": model(embedding=HUGE),
+    "huge weights": weight,
+    "a huge weight": one_weight,
+    "a huge output": spec(output_size=HUGE),
+    "a huge input": spec(input_size=HUGE, vocab=[]),
+    "an endless text": data(text=bomb()),
+    "an endless vocabulary": spec(vocab=bomb()),
+    "a vocabulary of something else": spec(vocab=[{"_target_": "os.system"}, 1, None, "a"]),
+    "an unknown field": spec(hook=1),
+    "no model": lambda saved, _: saved["rnnlab"].update(model={}),
+    "no data": lambda saved, _: saved["rnnlab"].update(data={}),
+    "no weights": lambda saved, _: saved.update(state_dict={}),
+    "weights that are none": lambda saved, _: saved["state_dict"].update({"network.head.bias": "a"}),
+    "a huge set": synthetic("rnnlab.data.memory.AddingData", num_test=HUGE),
+    "huge sequences": synthetic("rnnlab.data.memory.AddingData", seq_len=HUGE),
+    "a file that never ends": lambda saved, _: saved["rnnlab"].update(
+        data={"_target_": "rnnlab.data.text.TextData", "path": "/dev/zero"}
+    ),
+}
+
+
+@pytest.mark.parametrize("how", HOSTILE)
+def test_a_hostile_checkpoint_runs_nothing_and_takes_no_memory(how, script, saved, tmp_path):
+    path, trace = tmp_path / "hostile.ckpt", tmp_path / "trace"
+    HOSTILE[how](saved, str(trace))
+    torch.save(saved, path)
+    peaks = []
+
+    def watch(process):
+        status = Path(f"/proc/{process.pid}/status")
+        while process.exitcode is None:
+            process.join(0.005)
+            try:
+                peaks.extend(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line)
+            except OSError:
+                break
+
+    result = script("evaluate", f"ckpt={path}", killer=watch, check=False)
+    message_of(result)
+    assert not trace.exists()
+    assert max(peaks) < 1.5 * 2**20, f"{max(peaks) / 2**20:.1f} GiB"
+
+
+def test_a_path_in_a_checkpoint_is_not_written_to(script, good, saved, tmp_path):
+    """Neither the names of a file's parts, nor those of logs to go on with, nor a cache lead out of a run's folder."""
+    victim = tmp_path / "victim.tfevents"
+    victim.write_text("as it was")
+    saved["rnnlab"]["written"] = {f"../{victim.name}": 2, str(victim): 2, "../../etc": 0}
+    buffer = io.BytesIO()
+    torch.save(saved, buffer)
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(folder / "last.ckpt", "w") as copy:
+        for entry in source.infolist():
+            copy.writestr(entry, source.read(entry))
+        copy.writestr(f"../../../{victim.name}", "replaced")
+    arguments = ("cell.num_layers=3", "mode=max", "trainer=cpu", "trainer.max_epochs=4", *BARE)
+    script("train", *arguments, "ckpt=last", check=False)
+    assert victim.read_text() == "as it was"
+    saved["rnnlab"]["data"] = {
+        "_target_": "rnnlab.data.text.TextData", "path": __file__, "cache": str(tmp_path / "cache"), "batch_size": 1,
+        "seq_len": 4, "split": [0.8, 0.1, 0.1],
+    }  # fmt: skip
+    saved["hyper_parameters"]["spec"]["vocab"] = []
+    torch.save(saved, tmp_path / "cache.ckpt")
+    script("evaluate", f"ckpt={tmp_path / 'cache.ckpt'}", check=False)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_full_disk_in_the_middle_of_a_save(script, tmp_path):
+    arguments = ("data=hello", "cell=lstm", "cell.hidden_size=256", "trainer=cpu", "data.epoch_steps=20", *BARE)
+    arguments += ("trainer.max_epochs=40",)
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+
+    def fill(process):
+        while not last.exists():
+            process.join(0.01)
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (last.stat().st_size // 2, resource.RLIM_INFINITY))
+
+    message_of(script("train", *arguments, killer=fill, check=False), str(last), "File too large", "same command")
+    assert not last.with_suffix(".partial").exists()
+    step = checkpoint.load(last)["global_step"]
+    assert 0 < step < 800
+    result = script("train", *arguments)
+    assert f"goes on at step {step}: {last}" in result.stdout
+    assert checkpoint.load(last)["global_step"] == 800
