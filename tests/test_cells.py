@@ -149,6 +149,25 @@ def test_on_a_gpu(kind):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT TESTED: autocast on a GPU")
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "num_layers": 2}])
+@pytest.mark.parametrize("cell", cells())
+def test_small_gradients_survive_autocast_on_a_gpu(cell, options, monkeypatch):
+    """They are those of a mean over many predictions, which float16 would round to zero."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    net = SimpleRNN({**cell, **options}, 5, 4).double()
+    x = torch.randn(16, 5, 5, dtype=torch.float64)
+
+    def gradients(network, x):
+        with torch.autocast("cuda", torch.bfloat16, enabled=x.is_cuda):
+            loss = 1e-9 * network(x)[0].double().square().sum()
+        return torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, list(network.parameters()))])
+
+    exact = gradients(net, x)
+    found = gradients(net.float().cuda(), x.float().cuda()).double().cpu()
+    assert (found - exact).norm() < 0.05 * exact.norm()
+
+
 def test_the_scans_backward_pass_on_a_gpu_is_that_of_a_cpu(monkeypatch):
     """Both paths are plain torch, so that the other one runs here, too."""
     inputs = [torch.rand(9, 2, 3, dtype=torch.float64, requires_grad=True) for _ in range(2)]

@@ -52,6 +52,21 @@ def test_fsdp_is_one_process_with_the_same_global_batch(script):
     torch.testing.assert_close(more["state_dict"], fewer["state_dict"], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT TESTED: trainer=fsdp on a GPU")
+@pytest.mark.parametrize("cell", ["lstm", "mingru"])
+def test_fsdp_on_a_gpu(cell, script):
+    """What is trained with is what is saved."""
+    small = (*SMALL, f"cell={cell}", "trainer.devices=1", "trainer.precision=32-true")
+    one = script("train", *small, "trainer=gpu", "trainer.max_epochs=2", "logger=none", folder="one")
+    shared = script("train", *small, "trainer=fsdp", "trainer.max_epochs=2", "logger=none", folder="shared")
+    assert not shared.stderr
+    torch.testing.assert_close(saved(shared)["state_dict"], saved(one)["state_dict"], atol=1e-5, rtol=1e-4)
+    ckpt = shared.folder / "checkpoints" / "best.ckpt"
+    again = script("evaluate", f"ckpt={ckpt}", "trainer=gpu", "trainer.precision=32-true",
+                   "trainer.limit_test_batches=5", folder="again")  # fmt: skip
+    assert again.metrics == pytest.approx(shared.metrics, rel=1e-4)
+
+
 def test_fsdp_needs_an_optimizer_that_remembers(script):
     sgd = ("optim=sgd", "optim.optimizer.momentum=0")
     result = script("train", "data=hello", *FSDP, "trainer.devices=1", *sgd, check=False)
@@ -97,6 +112,37 @@ def _rank(rank: int, folder: Path) -> None:
         assert guard.skipped == skipped
         optimizer.step()
     assert all(torch.equal(now.to_local(), then.to_local()) for now, then in zip(weights, before, strict=True))
+    torch.distributed.destroy_process_group()
+
+
+def test_what_is_trained_is_what_is_read(tmp_path):
+    rank = server.Process(target=_moving, args=(tmp_path,))
+    rank.start()
+    rank.join(60)
+    rank.kill()
+    assert rank.exitcode == 0
+
+
+def _moving(folder: Path) -> None:
+    """On a GPU a cell whose weights are new to it moves them to memory of its own, which here is done on a CPU."""
+
+    @torch.no_grad()
+    def move(cell: nn.RNNBase) -> None:
+        for weight in cell._flat_weights:
+            if type(weight) is nn.Parameter:
+                weight.set_(weight.clone())
+
+    nn.RNNBase.flatten_parameters = move
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=0, world_size=1)
+    network, alone = _network(), _network()
+    shard(network, "cpu")
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    for _ in range(2):
+        network(torch.ones(4, 6, 5))[0].sum().backward()
+        optimizer.step()
+    trained = {name: weight.full_tensor().detach() for name, weight in network.state_dict().items()}
+    alone.load_state_dict(trained)
+    torch.testing.assert_close(network(torch.ones(4, 6, 5))[0], alone(torch.ones(4, 6, 5))[0])
     torch.distributed.destroy_process_group()
 
 

@@ -336,6 +336,14 @@ def test_a_gpu_where_there_is_none(trainer, script):
     message_of(result, "trainer.accelerator=gpu", "no GPU", "trainer=cpu", "trainer=ddp_cpu")
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT TESTED: float16 on a GPU")
+def test_float16_clips_no_fused_optimizer(script):
+    clipped = ("trainer=gpu", "trainer.precision=16-mixed", "trainer.gradient_clip_val=1.0", "data.epoch_steps=2")
+    result = script("train", *clipped, *BARE, check=False)
+    message_of(result, "trainer.gradient_clip_val", "optim.optimizer.fused=false")
+    script("train", *clipped, "optim.optimizer.fused=false", *BARE, folder="unfused")
+
+
 def test_more_devices_than_there_are(script):
     result = script("train", "trainer=ddp_cpu", "trainer.devices=1000", *BARE, check=False)
     message_of(result, f"trainer.devices=1000: {max(2, os.cpu_count())} CPU processes")
@@ -344,8 +352,8 @@ def test_more_devices_than_there_are(script):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (("optim.lr=1e12",), "infinite or not a number in 10 steps in a row"),
-        (("optim.lr=1e12", "callbacks=none"), "infinite or not a number in 10 steps in a row"),
+        (("optim.lr=1e12",), "steps in a row"),
+        (("optim.lr=1e12", "callbacks=none"), "steps in a row"),
         # every gradient is finite, what the last step made of the weights is not
         (("optim.lr=1e39", "data.epoch_steps=1"), "a weight is inf at step 1."),
         # the square of the error overflows, twice the error does not
@@ -369,7 +377,7 @@ def test_a_few_steps_without_a_gradient_are_left_out_and_told(script):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (("optim.lr=1e12",), "in 10 steps in a row"),
+        (("optim.lr=1e12",), "steps in a row"),
         # the loss of rank 1 overflows at step 3, that of rank 0 one step later
         (("seed=16", "data.batch_size=2", "optim.lr=1.43e9"), "train/loss is inf at step 3"),
     ],
@@ -392,7 +400,7 @@ def test_the_last_good_checkpoints_survive_an_explosion(script):
     ckpt = trained.folder / "checkpoints" / "last.ckpt"
     resumed = script("train", *short, "model.noise=1e38", "trainer.max_epochs=2", f"ckpt={ckpt}", check=False)
     assert resumed.folder == trained.folder
-    message_of(resumed, "in 10 steps in a row", "optim.lr")
+    message_of(resumed, "steps in a row", "optim.lr")
     after = weights(trained.folder)
     assert sorted(after) == sorted(before)
     for name, saved in before.items():

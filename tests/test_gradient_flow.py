@@ -347,7 +347,7 @@ def test_clipping_by_value_does_not_hide_what_is_infinite(script):
     overrides = ("model=regressor", "data=random", "data.target=values", "optim=sgd", "optim.lr=1e12", "logger=none")
     by_value = ("trainer.gradient_clip_val=1e30", "+trainer.gradient_clip_algorithm=value")
     failed = script("train", *overrides, *by_value, "trainer.max_epochs=1", check=False)
-    assert "infinite or not a number in 10 steps in a row" in failed.stderr
+    assert "infinite or not a number in" in failed.stderr
 
 
 def steps_of(optimizer_of, gradients):
@@ -369,6 +369,7 @@ OPTIMIZERS = {
     "rmsprop": lambda w: torch.optim.RMSprop(w, lr=0.1),
 }
 NAN, INF = float("nan"), float("inf")
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT TESTED: the guard on a GPU")
 
 
 def test_the_mean_loss_leaves_out_all_batches_of_a_step_that_was_left_out():
@@ -435,7 +436,20 @@ def test_a_norm_that_overflows_is_not_finite():
     assert guard.skipped == 1
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT TESTED: the guard on a GPU")
+@pytest.mark.parametrize("clip", [None, 1.0])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
+def test_the_guard_knows_gradients_of_16_bits(device, clip):
+    weight = nn.Parameter(torch.ones(3, dtype=torch.bfloat16, device=device))
+    optimizer, guard = torch.optim.Adam([weight], lr=0.5, fused=True), Guard()
+    for gradient in (NAN, 1.0, INF):
+        weight.grad = torch.full_like(weight, gradient)
+        guard(optimizer, clip)
+        optimizer.step()
+    assert weight[0].item() == 0.5
+    assert int(guard.skipped) == 2
+
+
+@GPU
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_guard_on_a_gpu(name):
     weight = nn.Parameter(torch.ones(3, device="cuda"))

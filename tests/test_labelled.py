@@ -296,7 +296,7 @@ def test_train_evaluate_predict(script, tmp_path, rows):
     assert saved["hyper_parameters"]["spec"]["classes"] == list(NAMES)
 
     out = tmp_path / "predictions.csv"
-    evaluated = script("evaluate", f"ckpt={ckpt}", f"out={out}", folder="evaluation")
+    evaluated = script("evaluate", "trainer=cpu", f"ckpt={ckpt}", f"out={out}", folder="evaluation")
     assert evaluated.metrics == trained.metrics
     assert f"predictions: {out}" in evaluated.stdout
     header, table = rows(out)

@@ -33,10 +33,12 @@ def benchmark(cfg: DictConfig) -> None:
     check(cfg)
     check_devices(cfg.trainer)
     trainer = cfg.trainer
-    plain_too = trainer.devices == trainer.accumulate_grad_batches == 1 and not trainer.overfit_batches
+    plain_too = trainer.devices == trainer.accumulate_grad_batches == 1
+    plain_too = plain_too and not trainer.overfit_batches and not cfg.compile
     require(
         plain_too and trainer.precision in ("32-true", "bf16-mixed"),
-        "The plain loop has one device, no accumulated gradients, no overfit_batches, and 32-true or bf16-mixed.",
+        "The plain loop has one device, no accumulated gradients, no overfit_batches, no compile, and 32-true"
+        " or bf16-mixed.",
     )
     run.quiet()
     folder = Path(HydraConfig.get().runtime.output_dir)

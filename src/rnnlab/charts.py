@@ -10,6 +10,7 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from rnnlab.errors import printable
 from rnnlab.scores import median
 
 UNITS = {  # pandas' names of steps, in words
@@ -59,8 +60,8 @@ def draw_forecasts(charts: Sequence[Forecast], quantiles: tuple[float, ...], fre
         line.set_label(f"forecast, {len(times)} steps from each dotted line")
         if len(quantiles) > 1:
             band.set_label(f"{quantiles[-1] - quantiles[0]:.0%} interval")
-        axes.set_title(chart.title, loc="right", fontsize="small", parse_math=False)
-        axes.set_ylabel(chart.target, parse_math=False)
+        axes.set_title(_short(chart.title), loc="right", fontsize="small", parse_math=False)
+        axes.set_ylabel(_short(chart.target), parse_math=False)
         _time_axis(axes, chart.times, freq)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize="small")
         axes.grid(alpha=0.3)
@@ -95,6 +96,7 @@ def draw_confusion(counts: Tensor, names: Sequence[str]) -> Figure:
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, label="share of the true class", shrink=0.8)
     shown = range(0, size, 1 + (size - 1) // 40)
+    names = [_short(name) for name in names]
     axes.set_xticks(shown, [names[k] for k in shown], rotation=90 if max(map(len, names)) > 2 else 0, parse_math=False)
     axes.set_yticks(shown, [names[k] for k in shown], parse_math=False)
     axes.set(xlabel="predicted", ylabel="true")
@@ -104,6 +106,11 @@ def draw_confusion(counts: Tensor, names: Sequence[str]) -> Figure:
                 color = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, f"{number:,}", ha="center", va="center", color=color, fontsize="small")
     return figure
+
+
+def _short(name: str) -> str:
+    """A name as there is room for it."""
+    return printable(name if len(name) <= 40 else f"{name[:37]}...")
 
 
 def _time_axis(axes: Axes, times: np.ndarray, freq: str | None) -> None:

@@ -1,13 +1,23 @@
-"""Whether the machine has what the trainer asks for."""
+"""Whether the machine has what the trainer asks for, and how exactly it computes."""
 
 import os
 
+import torch
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from omegaconf import DictConfig
 
 from rnnlab import processes
 from rnnlab.errors import UserError, require
 from rnnlab.rules import shown
+
+
+def use_tf32(allowed: bool, precision: str | int = 32) -> None:
+    """Whether GPUs may cut the factors of float32 products to 10 bits; untold, torch does so in recurrent layers.
+
+    With a mixed `precision` these may anyway, see `rnnlab.cells.autocast`.
+    """
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed or "mixed" in str(precision)
 
 
 def check_devices(trainer: DictConfig) -> None:

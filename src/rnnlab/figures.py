@@ -1,6 +1,7 @@
 """Where pictures and texts of a run go."""
 
 import time
+import warnings
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -52,7 +53,8 @@ def publish(trainer: pl.Trainer, name: str, figure: Figure) -> None:
     """Draw a figure once, for TensorBoard's images and for `figures/<name>.png` in the run's folder."""
     figure.set_dpi(110)
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with warnings.catch_warnings(action="ignore"):  # of letters that no font has
+        canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
     for board in boards(trainer):
         board.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import warnings
 from collections.abc import Iterator
 from itertools import islice
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from rnnlab.charts import draw_forecasts
 from rnnlab.check import check
 from rnnlab.console import tell
 from rnnlab.data.windows import ForecastData, Panel, Windows
+from rnnlab.devices import use_tf32
 from rnnlab.errors import UserError, require, require_other_file
 from rnnlab.tasks.forecaster import Forecaster
 
@@ -40,6 +42,7 @@ def forecast(cfg: DictConfig, literal: dict[str, str]) -> None:
     check(OmegaConf.create({"data": data, "device": how.device, "backtest": how.backtest}))
     require(how.ckpt != "???", "ckpt is needed: give ckpt=PATH. --help shows examples.")
     require(how.device == "cpu" or torch.cuda.is_available(), f"device={how.device}: torch finds no GPU. Use cpu.")
+    use_tf32(False)
     model, datamodule = checkpoint.load_parts(how.ckpt, data)
     if not isinstance(model, Forecaster):
         raise UserError(
@@ -131,7 +134,8 @@ def _write(out: str, table: Iterator[list[str]]) -> None:
 def _draw(plot: str, model: Forecaster, panel: Panel, rows: np.ndarray, values: torch.Tensor) -> None:
     charts = model.charts(panel, torch.from_numpy(rows[:, 0].copy()))
     try:
-        draw_forecasts(charts, model.quantiles, panel.freq).savefig(plot, dpi=110)
+        with warnings.catch_warnings(action="ignore"):  # of letters that no font has
+            draw_forecasts(charts, model.quantiles, panel.freq).savefig(plot, dpi=110)
     except (OSError, ValueError) as error:
         raise UserError(f"plot={plot} cannot be written: {error}") from error
 

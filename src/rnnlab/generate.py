@@ -23,6 +23,7 @@ from rnnlab.check import check
 from rnnlab.console import tell
 from rnnlab.data.files import available_memory, decode, read_pieces, require_memory
 from rnnlab.data.text import Pieces, WholeText
+from rnnlab.devices import use_tf32
 from rnnlab.errors import UserError, printable, require, require_other_file
 from rnnlab.spec import IGNORED
 from rnnlab.tasks.char import CharModel
@@ -46,6 +47,7 @@ def generate(cfg: DictConfig, literal: dict[str, str]) -> None:
     how = SimpleNamespace(**{**OmegaConf.to_container(cfg), **literal})  # type: ignore[dict-item]
     require(how.ckpt != "???", "ckpt is needed: give ckpt=PATH. --help shows examples.")
     require(how.device == "cpu" or torch.cuda.is_available(), f"device={how.device}: torch finds no GPU. Use cpu.")
+    use_tf32(False)
     require_other_file("out", how.out, ckpt=how.ckpt, score=how.score)
     model = _load(how.ckpt).to(how.device)
     try:

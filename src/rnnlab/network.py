@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from rnnlab.cells import make_cell
+from rnnlab.cells.autocast import call
 from rnnlab.cells.stack import Stack
 from rnnlab.errors import require
 
@@ -130,10 +131,11 @@ class SimpleRNN(nn.Module):
 
     def _run(self, x: Tensor, state: Any, lengths: Sequence[int] | None) -> tuple[Tensor, Any]:
         if lengths is None:
-            return self.cell(x, state)
+            return call(self.cell, x, state)
         if not self.bidirectional:  # what follows a sequence is read after it
-            return self.cell(x, state)[0], None
-        packed, _ = self.cell(pack_padded_sequence(x, torch.as_tensor(lengths), batch_first=True, enforce_sorted=False))
+            return call(self.cell, x, state)[0], None
+        packed = pack_padded_sequence(x, torch.as_tensor(lengths), batch_first=True, enforce_sorted=False)
+        packed, _ = call(self.cell, packed)
         return pad_packed_sequence(packed, batch_first=True, total_length=x.shape[1])[0], None
 
     def _last(self, out: Tensor, lengths: Sequence[int] | None) -> Tensor:
@@ -169,8 +171,9 @@ def shard(network: nn.Module, device_type: str) -> list[Any]:
 
     # of what a cell returns nothing is changed in place
     warnings.filterwarnings("ignore", ".*returned a view tensor.*")
-    # cuDNN copies the weights of a cell into one piece
-    warnings.filterwarnings("ignore", ".*not part of single contiguous chunk of memory.*")
+    for part in network.modules():
+        if isinstance(part, nn.RNNBase):  # on a GPU it would move its weights to where they are not brought together
+            part.flatten_parameters = lambda: None  # type: ignore[method-assign]
     cells = [part.cell for part in network.modules() if isinstance(part, SimpleRNN)]
     layers = [layer for cell in cells for layer in (cell.cells if isinstance(cell, Stack) else [cell])]
     mesh = init_device_mesh(device_type, (torch.distributed.get_world_size(),))

@@ -25,7 +25,7 @@ from rnnlab.cells import minimal
 from rnnlab.check import check
 from rnnlab.console import tell
 from rnnlab.data.base import SequenceData
-from rnnlab.devices import check_devices
+from rnnlab.devices import check_devices, use_tf32
 from rnnlab.errors import UserError, require
 from rnnlab.figures import boards, verbatim
 from rnnlab.spec import SequenceSpec
@@ -117,8 +117,6 @@ def _but_for_ckpt(overrides: list[str]) -> list[str]:
 def _train(
     cfg: DictConfig, folder: Path, resume: str | None, of_its_own: bool, replaces: bool, about: record.Record
 ) -> float | None:
-    torch.set_float32_matmul_precision("high" if cfg.tf32 else "highest")
-    torch.backends.cudnn.allow_tf32 = cfg.tf32  # which recurrent layers are computed by
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule, model = make_parts(cfg)
     if cfg.compile:
@@ -185,6 +183,7 @@ def evaluate(cfg: DictConfig) -> None:
     check(OmegaConf.create({"data": data, "trainer": cfg.trainer}))
     check_devices(cfg.trainer)
     quiet()
+    use_tf32(False, cfg.trainer.precision)
     model, datamodule = checkpoint.load_parts(cfg.ckpt, data)
     out = None if cfg.out is None else str(cfg.out)
     if out is not None:
@@ -215,6 +214,7 @@ def make_parts(cfg: DictConfig) -> tuple[SequenceData, Task]:
 
     **Raises:** `UserError` if the model reads another kind of data; it names what fits.
     """
+    use_tf32(cfg.tf32, cfg.trainer.precision)
     datamodule = instantiate(cfg.data)
     reads = _class(cfg.model._target_).kind
     start = checkpoint.load(cfg.init_from, "init_from") if cfg.init_from else None
@@ -258,6 +258,14 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
     # a single process on a machine of a cluster is none of its jobs
     warnings.filterwarnings("ignore", ".*The `srun` command is available.*")
+    # cuDNN copies the weights of a cell into one piece: of shards, of 16 bits, of a layer that gradient_flow looks at
+    warnings.filterwarnings("ignore", ".*not part of single contiguous chunk of memory.*")
+    # Lightning prepares DDP on another stream than it trains on
+    warnings.filterwarnings("ignore", ".*AccumulateGrad node's stream does not match.*")
+    # trainer=cpu was asked for
+    warnings.filterwarnings("ignore", "GPU available but not used.*")
+    # tf32=false is a choice
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores .* available but not enabled.*")
     # there may be no validation part
     warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")
     # debug=overfit scores what has nothing to be compared with

@@ -104,10 +104,9 @@ def _run_fused(
         for direction in range(directions):
             weights = cell.all_weights[number * directions + direction]
             read = backwards(y, lengths) if direction else y
-            zeros = read.new_zeros(1, len(read), cell.hidden_size)
-            start: Any = zeros
+            start: Any = read.new_zeros(1, len(read), cell.hidden_size)
             if cell.mode == "LSTM":
-                start = (zeros[..., : cell.proj_size or None], zeros)
+                start = (read.new_zeros(1, len(read), cell.proj_size or cell.hidden_size), start)
             # trained, without dropout: cuDNN has no other backward pass
             out = FUSED[cell.mode](read, start, weights, cell.bias, 1, 0.0, True, False, True)[0]
             name = _name(place[0] + number, place[1] or direction)

@@ -8,6 +8,8 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from rnnlab.cells.autocast import call
+
 
 class Stack(nn.Module):
     """Cells on top of each other, and beside each other if they read in both directions.
@@ -69,7 +71,7 @@ class Stack(nn.Module):
             outs = []
             for direction in range(self.directions):
                 number = layer * self.directions + direction
-                out, end = self.cells[number](backwards(read, lengths) if direction else read, before[number])
+                out, end = call(self.cells[number], backwards(read, lengths) if direction else read, before[number])
                 outs.append(backwards(out, lengths) if direction else out)
                 after.append(end)
             out = torch.cat(outs, -1) if self.bidirectional else outs[0]

@@ -229,8 +229,11 @@ class Task(pl.LightningModule):
         scaled = self.trainer.precision == "16-mixed"  # by a scaler that leaves steps out by itself
         if not scaled:
             self.guard(optimizer, None if by_value else gradient_clip_val)
-        if scaled or (by_value and self.guard.bad is not True):  # then there is a gradient
+        if scaled:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif by_value and gradient_clip_val and self.guard.bad is not True:  # then there is a gradient
+            # what Lightning calls refuses fused optimizers under bf16-mixed, too
+            torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
 
     def on_train_end(self) -> None:
         if skipped := int(self.guard.skipped):
@@ -287,6 +290,13 @@ class Task(pl.LightningModule):
         with _arguments_of("optim.optimizer"):
             optimizer = make_optimizer(self.parameters())
         self._unfuse(optimizer)
+        require(
+            self.trainer.precision != "16-mixed"
+            or not self.trainer.gradient_clip_val
+            or not getattr(optimizer, "_step_supports_amp_scaling", False),
+            "trainer.gradient_clip_val: with trainer.precision=16-mixed Lightning clips for no fused optimizer. Set "
+            "optim.optimizer.fused=false, or trainer.precision=bf16-mixed.",
+        )
         if self.optim["scheduler"] is None:
             return optimizer
         make_scheduler = instantiate(self.optim["scheduler"], _convert_="all")
