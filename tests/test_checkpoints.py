@@ -101,8 +101,8 @@ def test_last_passes_over_what_cannot_be_read(fault, script, good, saved, tmp_pa
         last.write_bytes(last.read_bytes()[: len(last.read_bytes()) // 2 if fault == "cut" else 0])
     arguments = ("cell.num_layers=3", "mode=max", "trainer=cpu", "trainer.max_epochs=4", *BARE)
     result = script("train", *arguments, "ckpt=last")
-    what = "has format" if fault == "newer" else "is damaged"
-    assert f"passed over: ckpt={last} {what}" in result.stdout
+    what = ": it has format" if fault == "newer" else " is damaged"
+    assert f"passed over: ckpt={last}{what}" in result.stdout
     assert f"goes on at step {before}: {folder / 'previous.ckpt'}" in result.stdout
     assert checkpoint.load(last)["global_step"] == 400
     message_of(script("train", *arguments, f"ckpt={tmp_path / 'x'}", check=False), "no such file")

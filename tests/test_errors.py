@@ -13,7 +13,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 
 from rnnlab import conf
-from rnnlab.check import check
+from rnnlab.check import check, faults
+from rnnlab.data.base import SequenceData
 from rnnlab.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -196,6 +197,98 @@ def test_every_wrong_value_is_one_fault(fault, right):
 )
 def test_right_values_pass(overrides):
     checked(*overrides)
+
+
+FORECAST = "model=forecaster data=waves"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ("cell.bidirectional=true", "cell.bidirectional=true lets model=char read the character"),
+        ("model.tied=true", "set model.embedding=32, the cell's width; it is null"),
+        ("cell.dropout=0.5", "cell.dropout=0.5 is between layers: set cell.num_layers=2"),
+        ("cell=lstm cell.forget_bias=1 cell.chrono=9", "cell.forget_bias and cell.chrono set the same"),
+        ("+cell.forget_bias=1", "cell.forget_bias is about gates, of which RNN has none"),
+        ("cell=mingru +cell.init=identity", "cell.init=identity is about recurrent weights"),
+        ("cell=lstm +cell.proj_size=32", "proj_size has to be smaller than hidden_size"),
+        (f"{FORECAST} model.patch=7", "model.patch=7 does not divide data.context=50; 1, 2, 5, 10, 25, 50 do"),
+        (f"{FORECAST} model.head=recursive model.patch=5", "reads one step at a time, not model.patch=5"),
+        (f"{FORECAST} model.head=recursive cell.bidirectional=true", "see the steps that it learns to tell"),
+        (f"{FORECAST} data.val=0.6 data.test=0.5", "leave nothing to train on"),
+        (f"{FORECAST} data.context=4", "data.context=4 is too short"),
+        ("data=series data.calendar=[month]", "data.calendar=['month'] needs dates: data.time=null gives none"),
+        ("data=echo data.lag=40", "data.lag=40 reaches beyond the sequence: use less than data.seq_len=40"),
+        ("data=random data.target=labels data.output_size=1", "data.output_size=1 leaves one label"),
+        ("data=random data.target=some", "data.target='some' is not known"),
+        ("model=regressor data=random", "data=random gives labels: use model=classifier"),
+        ("data=text data.path=/no/such/file", "data.path=/no/such/file: there is no such file"),
+        ("init_from=/no/such/file", "init_from=/no/such/file: there is no such file"),
+        ("optim=adamw_cosine trainer.max_epochs=-1", "optim.scheduler has to know when the run ends"),
+        ("optim=sgd optim.optimizer.momentum=0 trainer=fsdp", "optim.optimizer.momentum=0: with trainer=fsdp"),
+        ("optim.optimizer._target_=torch.optim.Admm", "cannot be imported. Did you mean torch.optim.Adam?"),
+        ("optim.optimizer._target_=torch.nn.RNN", "optim.optimizer._target_=torch.nn.RNN is no Optimizer"),
+        ("cell._target_=torch.tensor", "cell._target_=torch.tensor is no Module"),
+        ("model._target_=5", "model._target_=5 must be the name of a class or function"),
+        ("+optim.optimizer.beta=0.9", "is not a setting of torch.optim.Adam. Did you mean betas?"),
+        ("+optim.weight_decay=0.1", "optim.weight_decay is not a setting. Did you mean optim.optimizer.weight_decay?"),
+        ("+cell.batch_first=false", "cell.batch_first is set by rnnlab: leave it out"),
+        ("+trainer.logger=false", "trainer.logger is set by rnnlab: leave it out"),
+        ("~cell.hidden_size", "cell.hidden_size is needed by torch.nn.RNN"),
+        ("optim=adamw_cosine ~optim.scheduler", "optim.scheduler is left out: a run needs it"),
+        ("~seed", "seed is left out: a run needs it"),
+        ("~callbacks", "callbacks is left out: a run needs one. callbacks takes: default, gradient_flow, none"),
+        ("model.cell=null", "model.cell=null must stay ${cell}: set cell=NAME"),
+        ("callbacks.curves=5", "callbacks.curves=5 must have a _target_, or be null"),
+        ("seed=${nope}", "seed=${nope}: Interpolation key 'nope' not found"),
+        ("seed=${name}", "seed=any must be a whole number"),
+        ("data=text data.path=???", "data.path is needed: give data.path=VALUE"),
+        ("cell.hidden_size={a:1}", "cell.hidden_size={a:1} must be a whole number"),
+        ("cell.hidden_size=1000000000000", "cell.hidden_size=1000000000000 must be a whole number, at most 1,000,000"),
+        ("cell.hidden_size=1000000", "cell.hidden_size=1000000: 1,000,004,000,000 weights with gradients and what"),
+        ("cell.hidden_size=1000000 data.text=hello", "of memory or more"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_data_are_read(overrides, words, monkeypatch):
+    monkeypatch.setattr(SequenceData, "setup", None)
+    with pytest.raises(UserError) as raised:
+        checked(*overrides.split())
+    assert words in str(raised.value)
+    assert len(raised.value.args) == 1
+
+
+def test_all_that_is_wrong_is_told_at_once():
+    """Each kind of fault, in parts that have to do with each other, hides no other."""
+    with pytest.raises(UserError) as raised:
+        checked(
+            "model=char", "data=echo", "data.lag=99", "data.num_val=1", "cell.hidden_size=0", "cell.bidirectional=true",
+            "+cell.sise=3", "optim.lr=nan", "optim.optimizer.betas=[2,0.9]", "~trainer.devices", "seed=${nope}",
+        )  # fmt: skip
+    begins = ("data.num_val=1 must be", "cell.hidden_size=0 must be", "cell.sise is not", "optim.lr=nan must be",
+              "optim.optimizer.betas=[2,0.9] must be", "trainer.devices is left out", "seed=${nope}: ", "data.lag=99 ",
+              "cell.bidirectional=true lets", "model=char reads tokens, data=echo gives labels")  # fmt: skip
+    assert all(sum(line.startswith(begin) for line in raised.value.args) == 1 for begin in begins)
+    assert len(raised.value.args) == len(begins)
+
+
+@pytest.mark.parametrize(
+    ("key", "config", "lines"),
+    [
+        ("data", {"_target_": "rnnlab.data.memory.EchoData", "lag": 99}, []),  # nothing is built
+        ("data", {"_target_": "rnnlab.data.memory.EchoData", "lag": 0, "symbol": 3}, ["data.lag=0", "data.symbol is"]),
+        ("data", {"lag": 0}, ["data.lag=0 must be"]),
+        ("data", {"_target_": "antigravity.fly"}, ["data._target_=antigravity.fly is not one of the targets"]),
+        ("model", {"_target_": "torch.nn.RNN"}, ["model._target_=torch.nn.RNN is no Task"]),
+        ("model", {"cell": {"_target_": "antigravity.fly"}}, ["model.cell._target_=antigravity.fly is not one of"]),
+        ("model", {"cell": {"_target_": "torch.nn.GRU", "hidden_size": "x", "mode": "LSTM"}},
+         ["model.cell.mode is not", "model.cell.hidden_size=x must be"]),
+    ],
+)  # fmt: skip
+def test_a_strangers_config_is_looked_at_and_nothing_of_it_imported(key, config, lines):
+    found = faults(config, key)
+    assert len(found) == len(lines)
+    assert all(any(line.startswith(begin) for line in found) for begin in lines)
+    assert "antigravity" not in sys.modules
 
 
 @pytest.mark.parametrize(

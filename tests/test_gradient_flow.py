@@ -302,7 +302,7 @@ def test_a_resumed_run_goes_on_with_its_curves(script):
     script("train", *small, "trainer.max_epochs=2", f"ckpt={ckpt}")
     after = (first.folder / "gradient_flow.csv").read_text()
     assert after.startswith(before)
-    assert {row["optimizer_step"] for row in csv.DictReader(after.splitlines())} == {"0", "4", "6", "8", "12"}
+    assert {row["optimizer_step"] for row in csv.DictReader(after.splitlines())} == {"0", "4", "8", "12"}
     bare = script("train", *small[:-2], "trainer.max_epochs=3", f"ckpt={ckpt}", folder="bare")
     assert not bare.stderr  # what watched then need not watch now
 

@@ -31,7 +31,9 @@ RUNS = {
               "trainer.max_epochs=6", "trainer.accumulate_grad_batches=3", "callbacks=gradient_flow",
               "callbacks.gradient_flow.every=10"),
     "adding": ("model=regressor", "data=adding", "data.seq_len=20", "data.num_val=100", "data.num_test=100",
-               "data.epoch_steps=50", "trainer.max_epochs=6", "cell=mingru"),
+               "data.epoch_steps=50", "trainer.max_epochs=6", "cell=mingru", "optim.interval=epoch",
+               "++optim.scheduler={_target_: torch.optim.lr_scheduler.ReduceLROnPlateau, _partial_: true, patience: 0, "
+               "threshold: 1.0}"),
     "ddp_cpu": ("model=classifier", "data=random", "data.num_train=512", "cell.num_layers=2", "cell.dropout=0.5",
                 "trainer=ddp_cpu", "trainer.max_epochs=40"),
 }  # fmt: skip

@@ -34,7 +34,7 @@ def of(target: Callable) -> tuple[dict[str, Argument], bool]:
     if not inspect.isclass(target):
         return _of_function(target)
     found: dict[str, Argument] = {}
-    others = False
+    others = True  # of what is written in C nothing is known
     for number, base in enumerate(base for base in target.__mro__[:-1] if "__init__" in vars(base)):
         # torch's recurrent layers say in an overload what they take
         overloads = [_of_function(overload) for overload in typing.get_overloads(vars(base)["__init__"])]
@@ -61,7 +61,8 @@ def _of_function(function: Callable) -> tuple[dict[str, Argument], bool]:
     for parameter in parameters:
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             hint = hints.get(parameter.name, Any)
-            hint = Union[hint, None] if parameter.default is None else hint  # noqa: UP007  # a hint may be text
+            if parameter.default is None and hint is not Any:
+                hint = Union[hint, None]  # noqa: UP007  # a hint may be text
             named[parameter.name] = Argument(hint, parameter.default is parameter.empty)
     return named, any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
 

@@ -72,7 +72,7 @@ def _run(cfg: DictConfig, folder: Path) -> tuple[int, float]:
     pl.seed_everything(cfg.seed, verbose=False)
     datamodule, model = run.make_parts(cfg)
     clock = _Clock()
-    keeper = BestAndLast(folder / "checkpoints", cfg.monitor, cfg.mode, {}, cfg.checkpoint.every_minutes)
+    keeper = BestAndLast(folder / "checkpoints", cfg.monitor, cfg.mode, {}, cfg.checkpoint.every_minutes, [])
     trainer = run.make_trainer(cfg, folder, keeper, clock)
     trainer.fit(model, datamodule=datamodule)
     return trainer.global_step, clock.seconds

@@ -53,7 +53,8 @@ def check(cfg: DictConfig) -> None:
     if whole:
         _needed(content, same, found)
     for key, value in content.items():
-        _look(value, key, same, found, None if whole else set(conf.targets().values()))
+        if whole or value != "???":  # others take it from elsewhere
+            _look(value, key, same, found, None if whole else set(conf.targets().values()))
     wrong = set(found)
     for key in same:
         if (other := _origin(key, same)) in wrong and other != key:
@@ -173,32 +174,36 @@ def _dict(value: Any) -> dict[Any, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _look(node: Any, key: str, same: dict[str, str], found: Faults, allowed: set[str] | None) -> None:
-    """Look at a value and all below it."""
+def _look(
+    node: Any, key: str, same: dict[str, str], found: Faults, allowed: set[str] | None, ours: bool = True
+) -> None:
+    """Look at a value and all below it; what a name means is known of what a yaml in `conf/` names, `ours`."""
     if node is UNKNOWN or key in found or (key in same and isinstance(node, dict | list)):
         return
+    if isinstance(node, dict) and "_target_" in node:
+        ours = node["_target_"] in conf.targets().values()
     if node == "???":
         found[key] = f"{key} is needed: give {key}=VALUE. --help shows examples."
-    elif (rule := _rule(key)) and (right := rule(node)):
+    elif (rule := _rule(key, ours)) and (right := rule(node)):
         found[key] = f"{key}={shown(node)} must be {right}."
     elif isinstance(node, dict):
         if "_target_" in node:
-            _look_at_part(node, key, found, allowed)
+            _look_at_part(node, key, found, allowed, ours)
         for name, child in node.items():
-            _look(child, f"{key}.{name}", same, found, allowed)
+            _look(child, f"{key}.{name}", same, found, allowed, ours)
     elif isinstance(node, list):
         for number, child in enumerate(node):
             if isinstance(child, dict | list):
-                _look(child, f"{key}.{number}", same, found, allowed)
+                _look(child, f"{key}.{number}", same, found, allowed, ours)
 
 
-def _rule(key: str) -> Rule | None:
+def _rule(key: str, ours: bool) -> Rule | None:
     section, _, name = key.rpartition(".")
     foreign = section.startswith(("callbacks", "logger")) and not name.startswith("_")  # where a name may mean anything
-    return KEYS.get(key) or (None if foreign else RULES.get(name))
+    return KEYS.get(key) or (RULES.get(name) if ours and not foreign else None)
 
 
-def _look_at_part(node: dict[str, Any], key: str, found: Faults, allowed: set[str] | None) -> None:
+def _look_at_part(node: dict[str, Any], key: str, found: Faults, allowed: set[str] | None, ours: bool) -> None:
     """Hold a node against what its `_target_` takes."""
     role = re.sub(r"^model\.(?=cell|optim)", "", key)  # a model's own, out of a checkpoint
     role = f"{role.split('.')[0]}.*" if role.count(".") == 1 and role.startswith(("callbacks", "logger")) else role
@@ -216,7 +221,7 @@ def _look_at_part(node: dict[str, Any], key: str, found: Faults, allowed: set[st
             found.setdefault(inside, f"{inside}: {shown(name)} is not a name.")
         elif name in given or (name == "_args_" and base in ONCE):
             found.setdefault(inside, f"{inside} is set by rnnlab: leave it out.")
-        elif name in taken and value is not UNKNOWN and value != "???" and _rule(inside) is None:
+        elif name in taken and value is not UNKNOWN and value != "???" and _rule(inside, ours) is None:
             hint = taken[name].hint
             if not arguments.fits(value, hint):
                 found.setdefault(inside, f"{inside}={shown(value)} must be {arguments.words(hint)}.")
@@ -251,7 +256,7 @@ def _target(name: Any, key: str, base: str, found: Faults, allowed: set[str] | N
         found[key] = f"{key}={name} cannot be imported.{_near(name) or f' {_first_cause(error)}'}"
         return None
     right = get_object(base) if base else object
-    only_class = base in ONCE[:3]
+    only_class = base in ONCE[:3] or base.endswith((".Callback", ".Logger"))
     if not (issubclass(target, right) if isinstance(target, type) else callable(target) and not only_class):
         found[key] = f"{key}={name} is no {base.rpartition('.')[2] or 'class or function'}."
         return None

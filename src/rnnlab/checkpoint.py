@@ -1,14 +1,16 @@
 """Checkpoints of anyone, read so that nothing in them runs, and nothing that they say is taken on trust."""
 
+import io
 import pickletools
 import zipfile
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
 from hydra.errors import HydraException
 from hydra.utils import get_class
-from torch import Tensor
+from torch import Tensor, nn
 
 from rnnlab import conf
 from rnnlab.check import faults
@@ -17,7 +19,7 @@ from rnnlab.errors import UserError, require
 from rnnlab.spec import SequenceSpec
 
 FORMAT = 2
-KEPT = ("last", "previous", "best")  # in a run's checkpoints/; of several of one age the first goes first
+KEPT = ("last", "previous", "best")  # in a run's checkpoints/; the first is the newest
 
 # all that the pickled part of a checkpoint may name: what puts tensors and plain values together
 STORAGES = ("Float", "Double", "Half", "BFloat16", "Byte", "Char", "Short", "Int", "Long", "Bool", "ComplexFloat")
@@ -36,7 +38,7 @@ class Damaged(Exception):
 def verify(path: Path) -> list[str]:
     """Compare all content of a checkpoint with its checksums, the CRC-32 of the ZIP format, which torch writes.
 
-    **Returns:** what it names beside tensors and plain values: Python's names of functions and classes.
+    **Returns:** what it `named`.
 
     **Raises:** `Damaged`.
     """
@@ -49,12 +51,28 @@ def verify(path: Path) -> list[str]:
                 raise Damaged("its table of contents is wrong")
             if wrong := archive.testzip():
                 raise Damaged(f"{wrong} has another checksum")
-            [pickled] = [entry.filename for entry in entries if entry.filename.endswith("/data.pkl")]
-            operations = pickletools.genops(archive.read(pickled))
-            named = {str(argument) for operation, argument, _ in operations if operation.name == "GLOBAL"}
+        return named(path)
     except Exception as error:  # nearly any, for a damaged file
         raise Damaged(str(error) if isinstance(error, Damaged) else f"{type(error).__name__}: {error}") from error
-    return [name.replace(" ", ".") for name in sorted(named - NAMES)]
+
+
+def named(path: Path) -> list[str]:
+    """What a checkpoint names beside tensors and plain values: Python's names of functions and classes."""
+    with zipfile.ZipFile(path) as archive:
+        [pickled] = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        operations = pickletools.genops(archive.read(pickled))
+        found = {str(argument) for operation, argument, _ in operations if operation.name == "GLOBAL"}
+    return [name.replace(" ", ".") for name in sorted(found - NAMES)]
+
+
+def _copied(path: Path) -> io.BytesIO:
+    """A checkpoint as `verify` has read it: what torch's reader would take for its parts may be others."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(buffer, "w") as copy:
+        for entry in archive.infolist():
+            copy.writestr(entry.filename, archive.read(entry))
+    buffer.seek(0)
+    return buffer
 
 
 def is_whole(path: Path) -> bool:
@@ -76,7 +94,10 @@ def newest(paths: list[Path]) -> Path:
 
     **Raises:** `UserError` if there is none.
     """
-    for path in sorted(paths, key=lambda path: -path.stat().st_mtime):
+    written: dict[Path, float] = {}
+    for path in paths:  # in a run their names tell their order, whatever a copy has made of their times
+        written[path.parent] = max(path.stat().st_mtime, written.get(path.parent, 0.0))
+    for path in sorted(paths, key=lambda path: -written[path.parent]):
         try:
             load(path)
         except UserError as error:
@@ -103,24 +124,27 @@ def load(path: str | Path, key: str = "ckpt") -> dict[str, Any]:
             not strange,
             f"{key}={path} asks for {', '.join(strange)}, which no checkpoint of rnnlab does. Nothing of it was run.",
         )
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(_copied(path), map_location="cpu", weights_only=True)
     except UserError:
         raise
     except Exception as error:
-        said = str(error).split("\n")[0]
+        said = str(error) if isinstance(error, Damaged) else type(error).__name__
         raise UserError(f"{key}={path} is damaged or not a checkpoint ({said}). Use another.") from error
     try:
         found = checkpoint["rnnlab"]["format"]
         require(
-            found == FORMAT,
-            f"{key}={path} has format {found}, this version reads {FORMAT}: use the version of rnnlab that wrote it.",
+            type(found) is int and found == FORMAT,
+            f"it has format {str(found)[:20]}, this version reads {FORMAT}: use the version of rnnlab that wrote it.",
         )
         parts = checkpoint["rnnlab"]["model"], checkpoint["rnnlab"]["data"], checkpoint["hyper_parameters"]["spec"]
         ours = all(isinstance(part, dict) and _is_plain(part) for part in parts)
-        ours = ours and all(map(_is_backed, checkpoint["state_dict"].values()))
-        ours = ours and isinstance(checkpoint["global_step"], int)
+        weights = {name: dict.get(checkpoint["state_dict"], name) for name in dict.__iter__(checkpoint["state_dict"])}
+        ours = ours and all(map(_is_backed, weights.values())) and type(checkpoint["global_step"]) is int
         SequenceSpec(**parts[2])
-    except (AttributeError, KeyError, TypeError, ValueError):
+        checkpoint["state_dict"] = weights
+    except UserError as error:
+        raise UserError(f"{key}={path}: {error}") from error
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
         ours = False
     require(ours, f"{key}={path} is not a checkpoint of rnnlab. Use one from a run's checkpoints/ folder.")
     return checkpoint
@@ -136,7 +160,7 @@ def _is_plain(tree: Any) -> bool:
         node, depth = stack.pop()
         count += 1
         inner: Any = node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ()
-        plain = inner or isinstance(node, str | int | float | dict | list | tuple | None)
+        plain = type(node) in (dict, list, tuple, str, int, float, bool, NoneType)  # a subclass may hide what it holds
         if not plain or depth > DEPTH or count > NODES or (isinstance(node, dict) and set(map(type, node)) - {str}):
             return False
         stack.extend((child, depth + 1) for child in inner)
@@ -144,9 +168,24 @@ def _is_plain(tree: Any) -> bool:
 
 
 def _is_backed(weight: Any) -> bool:
-    """Whether a tensor has all its numbers in the file: a size is quickly written."""
+    """Whether a tensor has all its numbers in the file, and they are numbers: a size is quickly written."""
     stored = isinstance(weight, Tensor) and weight.layout == torch.strided and weight.device.type == "cpu"
-    return stored and weight.nbytes <= weight.untyped_storage().nbytes()
+    return stored and weight.nbytes <= weight.untyped_storage().nbytes() and bool(weight.isfinite().all())
+
+
+def fits_optimizer(saved: dict[str, Any], model: nn.Module) -> bool:
+    """Whether what an optimizer remembers in a checkpoint is of the weights' shapes: fused kernels do not look."""
+    weights = list(model.parameters())
+    try:
+        return all(
+            _is_backed(value) and (value.numel() == 1 if name == "step" else value.shape == weights[number].shape)
+            for optimizer in saved["optimizer_states"]
+            for number, kept in optimizer["state"].items()
+            for name, value in kept.items()
+            if isinstance(value, Tensor)
+        )
+    except (AttributeError, LookupError, TypeError):
+        return False
 
 
 def _check(config: dict[str, Any], section: str, path: str | Path) -> None:
@@ -161,7 +200,7 @@ def _check(config: dict[str, Any], section: str, path: str | Path) -> None:
         place = key.removeprefix("model.") if key.startswith(("model.cell.", "model.optim.")) else key
         name = key.rpartition(".")[2]
         require(
-            name != "_target_" or value in allowed.get(place, ()),
+            name != "_target_" or (isinstance(value, str) and value in allowed.get(place, ())),
             f"ckpt={path} asks for {value} as {key}, which no yaml in conf/ does. If you trust it, add one that does.",
         )
         known = not name.startswith("_") or name in ("_target_", "_recursive_", "_convert_", "_partial_")

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from traceback import extract_tb
 from typing import Any
 
 from hydra._internal import utils as hydra_utils
@@ -24,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from rnnlab import conf, processes
-from rnnlab.errors import UserError
+from rnnlab.errors import UserError, printable
 
 LAUNCHERS = {"joblib": "sweep", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}  # and their extras
 
@@ -115,6 +116,8 @@ def explain(error: BaseException) -> str | None:
             return f"{error.full_key} is needed: give {error.full_key}=VALUE. --help shows examples."
         case ValueError() if "Config group override must be" in str(error):  # Hydra's word for cell=null and cell=5
             return _no_option()
+        case TypeError() if extract_tb(error.__traceback__)[-1].filename.endswith("defaults_list.py"):  # for cell=[5]
+            return _no_option()
         case OverrideParseException(override=str(argument)):
             return (
                 f"{argument or 'An empty argument'}: this cannot be read. It has to be KEY=VALUE; a value with other "
@@ -148,7 +151,7 @@ def _stop(error: Exception) -> None:
     if message is None:
         return
     if os.environ.get("LOCAL_RANK", "0") == "0" or not getattr(error, "on_every_rank", False):
-        print(f"Error: {message}", file=sys.stderr)
+        print("Error:", printable(message, but="\n"), file=sys.stderr)
     sys.exit(1)
 
 
@@ -157,7 +160,7 @@ def _no_option() -> str:
     for argument in sys.argv[1:]:
         group, _, value = argument.lstrip("+").partition("=")
         options = conf.options(group)
-        if options and value not in options and not value.startswith("["):
+        if options and not set(value.strip("[]").split(",")) <= set(options):
             why = "a run needs one" if value == "null" else "there is no such option"
             return f"{group}={value}: {why}. {group} takes: {', '.join(options)}."
     return "A group takes the name of one of its options. --help shows them."

@@ -51,6 +51,12 @@ def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, node
 
 
+def quoted(text: str) -> str:
+    """Text as an override takes it literally."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
 def options(group: str) -> list[str]:
     """The options of a group, by the names that the command line takes."""
     names = [name for folder in folders() for name in read(folder) if name.startswith(f"{group}/")]

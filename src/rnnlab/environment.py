@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from rnnlab import atomic
 from rnnlab.conf import HOME
 
 FILE = "environment.json"
@@ -39,15 +40,14 @@ def note(folder: Path, goes_on: bool) -> None:
         "cpu": torch.backends.cpu.get_cpu_capability(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
         "python": platform.python_version(), "packages": _packages(),
     })  # fmt: skip
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(starts, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    atomic.write(path, json.dumps(starts, indent=1) + "\n")
 
 
 @cache
 def _packages() -> dict[str, str]:
     """The version of every package that is installed."""
-    return dict(sorted((package.metadata["Name"], package.version) for package in distributions()))
+    found = [(package.metadata["Name"], package.version) for package in distributions()]
+    return dict(sorted(pair for pair in found if pair[0]))  # pip leaves some without a name
 
 
 @cache

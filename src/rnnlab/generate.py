@@ -43,8 +43,9 @@ def generate(cfg: DictConfig, literal: dict[str, str]) -> None:
     **Raises:** `UserError` for a checkpoint of another task, characters that the model does not know, and files that
     cannot be read or written.
     """
-    check(cfg)
-    how = SimpleNamespace(**{**OmegaConf.to_container(cfg), **literal})  # type: ignore[dict-item]
+    given: Any = OmegaConf.to_container(cfg)
+    check(OmegaConf.create({key: value for key, value in given.items() if value != "???"}))
+    how = SimpleNamespace(**{**given, **literal})  # type: ignore[dict-item]
     require(how.ckpt != "???", "ckpt is needed: give ckpt=PATH. --help shows examples.")
     require(how.device == "cpu" or torch.cuda.is_available(), f"device={how.device}: torch finds no GPU. Use cpu.")
     use_tf32(False)

@@ -1,6 +1,7 @@
 """What a run writes of its course, so that a run that goes on leaves no step out and has none twice."""
 
 import csv
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from rnnlab import atomic, record
 
 TABLE = "metrics.csv"
 
@@ -26,8 +29,11 @@ class CSV(Logger):
     def __init__(self, save_dir: str) -> None:
         super().__init__()
         self.path = Path(save_dir) / TABLE
-        self.row: dict[str, Any] = {}  # of the newest step
-        self.columns: list[str] | None = None  # those of the file
+        self.columns, rows = _read(self.path)  # of a run that goes on
+        self.rows = len(rows)
+        self.row: dict[str, Any] = {name: value for name, value in rows[-1].items() if value} if rows else {}
+        self.is_written = bool(rows)  # the newest row, in an earlier state
+        self.changed = False
 
     @property
     def name(self) -> str:
@@ -42,22 +48,25 @@ class CSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        if self.row and self.row["step"] != step:
+        if str(self.row.get("step")) != str(step):
             self.save()
-        self.row |= {"step": step, **{name: float(value) for name, value in metrics.items()}}
+            self.row, self.is_written = {}, False
+        self.row |= {name: float(value) for name, value in metrics.items()} | {"step": step}
+        self.changed = True
 
     @rank_zero_only
     def save(self) -> None:
-        if not self.row:
+        if not self.changed:
             return
-        if self.columns is None:
-            self.columns = _read(self.path)[0]
-        if missing := [name for name in self.row if name not in self.columns]:
-            self.columns += missing
-            _replace(self.path, self.columns, _read(self.path)[1])
+        missing = [name for name in ("step", *self.row) if name not in self.columns]
+        if missing or self.is_written:
+            self.columns += dict.fromkeys(missing)
+            rows = _read(self.path)[1]
+            _replace(self.path, self.columns, rows[:-1] if self.is_written else rows)
         with self.path.open("a", encoding="utf-8", newline="") as file:
             csv.DictWriter(file, self.columns).writerow(self.row)
-        self.row = {}
+        self.rows += not self.is_written
+        self.is_written, self.changed = True, False
 
     def finalize(self, status: str) -> None:
         self.save()
@@ -66,7 +75,8 @@ class CSV(Logger):
 def flush(trainer: pl.Trainer) -> dict[str, int]:
     """Bring to disk what the loggers hold.
 
-    **Returns:** the bytes of each file of TensorBoard's, by its path in the run's folder, for `rewind`.
+    **Returns:** the bytes of each file of TensorBoard's, by its path in the run's folder, and the rows of the table,
+    for `rewind`.
     """
     for logger in trainer.loggers:
         logger.save()
@@ -75,16 +85,17 @@ def flush(trainer: pl.Trainer) -> dict[str, int]:
         if path.exists():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-    return {str(path.relative_to(folder)): path.stat().st_size for path in _events(folder)}
+    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in _events(folder)}
+    rows = sum(logger.rows for logger in trainer.loggers if isinstance(logger, CSV))
+    return {**sizes, TABLE: rows}
 
 
-def rewind(folder: Path, written: dict[str, int], step: int) -> None:
+def rewind(folder: Path, written: dict[str, int]) -> None:
     """Take back what the loggers wrote in a run's folder after a checkpoint, from which the run is about to go on.
 
     **Arguments:**
 
     - `written`: what `flush` returned for the checkpoint.
-    - `step`: that of the checkpoint.
     """
     for path in _events(folder):
         before = written.get(str(path.relative_to(folder)), 0)
@@ -94,7 +105,7 @@ def rewind(folder: Path, written: dict[str, int], step: int) -> None:
             os.truncate(path, before)
     columns, rows = _read(folder / TABLE)
     if rows:
-        _replace(folder / TABLE, columns, [row for row in rows if row["step"].isdecimal() and int(row["step"]) <= step])
+        _replace(folder / TABLE, columns, rows[: written.get(TABLE, 0)])
 
 
 def set_aside(folder: Path) -> None:
@@ -105,7 +116,10 @@ def set_aside(folder: Path) -> None:
 
 
 def _events(folder: Path) -> Iterator[Path]:
-    return folder.rglob("*tfevents*")
+    """The files of TensorBoard's below a folder, but for those of other runs there."""
+    for path, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not (Path(path) / name / record.FILE).exists()]
+        yield from (Path(path) / name for name in files if "tfevents" in name)
 
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
@@ -119,9 +133,8 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
 
 
 def _replace(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, columns)
-        table.writeheader()
-        table.writerows(rows)
-    partial.replace(path)
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, columns)
+    table.writeheader()
+    table.writerows(rows)
+    atomic.write(path, text.getvalue())

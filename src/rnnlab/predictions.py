@@ -79,7 +79,7 @@ def _replaced(out: str) -> Iterator[TextIO]:
     """A file that is `out` when all has been written; until then, and after an error, `out` stays as it was."""
     partial = Path(f"{out}.partial")
     try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
+        with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             yield file
         partial.replace(out)
     except OSError as error:

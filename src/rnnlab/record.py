@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from rnnlab import atomic
 from rnnlab.errors import Lost, Pruned, Stopped
 
 FILE = "run.json"
@@ -22,7 +23,7 @@ def read(folder: Path) -> dict[str, Any]:
     """The record of the run in a folder; empty if there is none, or none that can be read."""
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, RecursionError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -56,9 +57,7 @@ def here(record: dict[str, Any]) -> bool:
 def write(folder: Path, record: dict[str, Any]) -> None:
     """Replace the record of a folder, so that a reader sees the old one or the new one."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{FILE}.partial"
-    partial.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
-    partial.replace(folder / FILE)
+    atomic.write(folder / FILE, json.dumps(record, indent=1, default=str) + "\n")
 
 
 class Record:

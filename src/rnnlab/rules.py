@@ -106,6 +106,8 @@ def _devices(value: Any) -> str:
 
 
 def _time(value: Any) -> str:
+    if isinstance(value, dict):  # arguments of datetime.timedelta
+        return ""
     right = isinstance(value, str) and re.fullmatch(r"\d\d:\d\d:\d\d:\d\d", value, re.ASCII)
     return "" if right else "DD:HH:MM:SS, such as 00:01:30:00"
 
@@ -134,7 +136,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("output_size", "num_samples"), _whole(1, 10**5)),
     **dict.fromkeys(("context", "horizon", "season", "stride"), _STEPS),
     **dict.fromkeys(("num_train", "length", "min_count"), _LONG),
-    **dict.fromkeys(("log_every_n_steps", "accumulate_grad_batches", "check_val_every_n_epoch", "num_nodes"), _LONG),
+    **dict.fromkeys(("log_every_n_steps", "accumulate_grad_batches", "num_nodes"), _LONG),
+    "check_val_every_n_epoch": _or(_LONG, None),
     **dict.fromkeys(("num_val", "num_test"), _whole(2)),
     "symbols": _whole(2, 10**5),
     "num_layers": _whole(1, 1000),
@@ -159,11 +162,7 @@ RULES: dict[str, Rule] = {
         _choice("hour", "day_of_week", "month", "day_of_year"), "a list of hour, day_of_week, month, day_of_year"
     ),
     "lr": _ABOVE_0,
-    "betas": lambda value: (
-        ""
-        if not _list(_share, "wrong", 2)(value) and len(value) == 2
-        else "two numbers from 0.0 to below 1, with a point"
-    ),
+    "betas": _list(_SHARE, "two numbers from 0 to below 1", 2),
     **dict.fromkeys(("dropout", "label_smoothing", "warmup"), _SHARE),
     "final": _AMOUNT,
     "device": _choice("cpu", "cuda"),
@@ -195,7 +194,20 @@ RULES: dict[str, Rule] = {
     "reload_dataloaders_every_n_epochs": _whole(0),
     "num_sanity_val_steps": _whole(-1),
     "precision": _choice(
-        "32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true", 32, 64, 16, "bf16", None
+        "32-true",
+        "bf16-mixed",
+        "16-mixed",
+        "64-true",
+        "bf16-true",
+        "16-true",
+        32,
+        64,
+        16,
+        "32",
+        "64",
+        "16",
+        "bf16",
+        None,
     ),
     "barebones": lambda value: "" if value is False else "false: it would leave out loggers and checkpoints",
     "enable_checkpointing": lambda value: "" if value in (True, None) else "true: a run ends with its best checkpoint",
@@ -213,6 +225,7 @@ RULES: dict[str, Rule] = {
 KEYS: dict[str, Rule] = {
     "name": _text("text"),
     **dict.fromkeys(("ckpt", "init_from"), _or(_text("a path"), None)),
+    "checkpoint": lambda value: "" if isinstance(value, dict) else "a section with every_minutes",
     "checkpoint.every_minutes": _ABOVE_0,
     "trial": _or(_whole(0), None),
     "callbacks.progress.every": _ABOVE_0,

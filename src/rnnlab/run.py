@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from rnnlab import checkpoint, conf, environment, fit, launch, loggers, processes, record, sweep
+from rnnlab import atomic, checkpoint, conf, environment, fit, launch, loggers, processes, record, sweep
 from rnnlab.callbacks.checkpoints import AtomicIO, BestAndLast
+from rnnlab.callbacks.random_numbers import RandomNumbers
 from rnnlab.callbacks.stop import Stop, at_once
 from rnnlab.cells import minimal
 from rnnlab.check import check
@@ -49,12 +51,7 @@ def train(cfg: DictConfig) -> float | None:
     overrides: Any = OmegaConf.to_container(hydra.overrides.task)  # as they were given, references too
     swept = hydra.mode == RunMode.MULTIRUN
     before = record.read(folder)
-    try:
-        check(cfg)
-    except UserError:  # of which a run that was in this folder knows nothing
-        with nullcontext() if before else record.Record(folder, overrides, writes=processes.is_first()):
-            raise
-    same = _but_for_ckpt(before.get("overrides") or []) == _but_for_ckpt(overrides)
+    same = _but_for_ckpt(before.get("overrides")) == _but_for_ckpt(overrides)
     left = record.status(before) if same else "nothing"
     require(
         processes.is_child() or processes.by_others() or record.status(before) != "running" or not record.here(before),
@@ -63,6 +60,12 @@ def train(cfg: DictConfig) -> float | None:
     if swept and left in record.DONE:
         tell(f"{folder} is finished already.")
         return before["score"]
+    try:
+        check(cfg)
+    except UserError:
+        untouched = before and left != "failed"  # a run that was in this folder is none the worse
+        with nullcontext() if untouched else record.Record(folder, overrides, writes=processes.is_first()):
+            raise
     kept = checkpoint.kept(folder)
     goes_on = cfg.ckpt is None and bool(kept) and _is_interrupted(left)
     resume = str(checkpoint.newest(kept)) if goes_on else _find(cfg.ckpt, kept)
@@ -83,7 +86,7 @@ def train(cfg: DictConfig) -> float | None:
         quiet()
         if processes.is_first():
             environment.note(folder, of_its_own)
-        about.note(score=_train(cfg, folder, resume, of_its_own, bool(before) and not of_its_own, about))
+        about.note(score=_train(cfg, folder, resume, of_its_own, bool(before or kept) and not of_its_own, about))
     if swept:
         sweep.tell_progress(Path(hydra.sweep.dir))
     return about.content["score"]
@@ -109,9 +112,10 @@ def _clear(folder: Path) -> None:
     loggers.set_aside(folder)
 
 
-def _but_for_ckpt(overrides: list[str]) -> list[str]:
+def _but_for_ckpt(overrides: Any) -> list[str]:
     """What tells a run from others: not where it goes on from."""
-    return sorted(override for override in overrides if not override.startswith("ckpt="))
+    given = overrides if isinstance(overrides, list) else []
+    return sorted(str(override) for override in given if not str(override).startswith("ckpt="))
 
 
 def _train(
@@ -126,17 +130,24 @@ def _train(
     if resume:
         saved = checkpoint.load(resume)
         _check_fits(f"ckpt={resume}", saved, model, cfg, "optim.optimizer._target_", "optim.lr")
+        require(
+            checkpoint.fits_optimizer(saved, model),
+            f"ckpt={resume} does not hold the optimizer of this network. init_from=PATH takes its weights alone.",
+        )
         tell(f"goes on at step {saved['global_step']}: {resume}")
     every = cfg.checkpoint.every_minutes
-    keeper = BestAndLast(folder / "checkpoints", cfg.monitor, cfg.mode, _plain_parts(cfg), every)
+    which = _but_for_ckpt(about.content["overrides"])
+    keeper = BestAndLast(folder / "checkpoints", cfg.monitor, cfg.mode, _plain_parts(cfg), every, which)
     if processes.is_first():
         if of_its_own:
-            loggers.rewind(folder, saved["rnnlab"]["written"], saved["global_step"])
+            for path in takewhile(lambda path: not path.samefile(str(resume)), checkpoint.kept(folder)):
+                path.replace(path.with_suffix(".old"))  # it is newer: what it knows of the logs is taken back now
+            loggers.rewind(folder, saved["rnnlab"].get("written", {}))
         elif replaces:
             _clear(folder)
         if resume:
             keeper.inherit(Path(resume), saved)
-    with launch.own_job(cfg.trainer, *([f"ckpt='{resume}'"] if resume else [])):
+    with launch.own_job(cfg.trainer, *([f"ckpt={conf.quoted(resume)}"] if resume else [])):
         trainer = make_trainer(cfg, folder, keeper, Stop(keeper))
         together, added_up = trainer.num_devices * trainer.num_nodes, trainer.accumulate_grad_batches
         if together * added_up > 1:
@@ -237,7 +248,7 @@ def make_trainer(cfg: DictConfig, folder: Path, *callbacks: pl.Callback) -> pl.T
     watchers = [instantiate(callback) for callback in cfg.callbacks.values() if callback is not None]
     return instantiate(
         cfg.trainer,
-        callbacks=[*watchers, *callbacks],
+        callbacks=[RandomNumbers(), *watchers, *callbacks],
         logger=[instantiate(logger) for logger in cfg.logger.values() if logger is not None],
         plugins=[AtomicIO()],
         enable_progress_bar=cfg.callbacks.get("progress") is not None,
@@ -385,7 +396,7 @@ def _tell(trainer: pl.Trainer, model: Task, datamodule: SequenceData, folder: Pa
     split = "test/" if "test" in datamodule.splits else "val/"
     scores = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith(split)}
     defined = {name: score if math.isfinite(score) else None for name, score in scores.items()}  # JSON has no nan
-    (folder / "metrics.json").write_text(json.dumps(defined, indent=2) + "\n", encoding="utf-8")
+    atomic.write(folder / "metrics.json", json.dumps(defined, indent=2) + "\n")
     if scores:
         tell(model.table(scores))
     model.eval()  # without dropout

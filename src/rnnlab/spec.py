@@ -1,11 +1,13 @@
 """What a dataset says of itself, so that sizes are written in one place only."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from math import isfinite
+from typing import Any, Literal, get_args
 
 from rnnlab.errors import require
 
 Kind = Literal["tokens", "labels", "values", "series"]
+MOST_TESTS = 100  # test parts of other lengths
 IGNORED = -100  # a target that does not count: what torch's cross entropy leaves out
 
 
@@ -61,6 +63,17 @@ class SequenceSpec:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("scale", "log_scale"):
             object.__setattr__(self, name, tuple(map(tuple, getattr(self, name))))
+        sizes = (self.input_size, self.output_size, self.seq_len, self.horizon, self.season, self.num_windows)
+        names = (*self.classes, *self.targets, *self.covariates)
+        numbers = [number for row in (*self.scale, *self.log_scale) for number in row]
+        require(
+            self.kind in get_args(Kind)
+            and all(type(size) is int and 0 <= size < 2**63 for size in (*sizes, *self.test_lengths))
+            and len(self.test_lengths) <= MOST_TESTS
+            and all(isinstance(name, str) for name in names)
+            and all(type(number) in (int, float) and isfinite(number) for number in numbers),
+            "what it says of its data cannot be: kinds, sizes, names or scales.",
+        )
         if self.kind == "tokens" and self.vocab:
             signs = {sign for sign in self.vocab if isinstance(sign, str) and len(sign) == 1}
             require(

@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
 from rnnlab import processes, record
+from rnnlab.conf import quoted
 from rnnlab.errors import UserError, require
 
 Job = list[str]  # the overrides of a run
@@ -107,7 +108,7 @@ class Jobs:
         if type(self.launcher).__name__ == "LocalLauncher":  # submitit's, which has each job take all cores
             os.environ.setdefault("OMP_NUM_THREADS", str(self.launcher.params.get("cpus_per_task") or 1))
         new = [job for job in jobs if _identity(job) not in self.folders]
-        begun = [[*job, f"hydra.sweep.subdir={_quoted(self._subdir(job))}"] for job in jobs if job not in new]
+        begun = [[*job, f"hydra.sweep.subdir={quoted(self._subdir(job))}"] for job in jobs if job not in new]
         first, self.next = self.next, self.next + len(new)
         try:
             with _waiting_for_all(self.launcher):
@@ -269,8 +270,3 @@ def _never_raising(owner: Any, name: str) -> Iterator[None]:
 
 def _identity(job: Job) -> tuple[str, ...]:
     return tuple(sorted(job))
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"

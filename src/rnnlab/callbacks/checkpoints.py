@@ -2,17 +2,14 @@
 
 import math
 import os
-import random
 import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
-import torch.distributed as dist
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
@@ -26,7 +23,7 @@ from rnnlab.guard import largest
 class AtomicIO(TorchCheckpointIO):
     """Writes beside the destination, flushes to disk, then renames: a reader sees the old file or the whole new one.
 
-    What a file replaces stays as `previous.ckpt` beside it, if it is whole.
+    The `last.ckpt` that another replaces stays as `previous.ckpt` beside it, if it is whole.
 
     **Raises:** `Lost` if the disk is full; `UserError` for content that could not be loaded again.
     """
@@ -50,14 +47,13 @@ class AtomicIO(TorchCheckpointIO):
                 f"{path} cannot be written: {cause.strerror if cause else error}. The checkpoints of earlier steps are "
                 "intact: make room, then go on with the same command, or ckpt=last."
             ) from error
-        if not self.proven:
-            strange = checkpoint.verify(partial)
-            require(
-                not strange,
-                f"A callback or module puts {', '.join(strange)} into the checkpoint, which would not be loaded again. "
-                "Let its state_dict hold tensors and plain values.",
-            )
-        if path.exists() and (self.proven or checkpoint.is_whole(path)):
+        strange = checkpoint.named(partial) if self.proven else checkpoint.verify(partial)
+        require(
+            not strange,
+            f"A callback or module puts {', '.join(strange)} into the checkpoint, which would not be loaded again. "
+            "Let its state_dict hold tensors and plain values.",
+        )
+        if path.name == "last.ckpt" and path.exists() and (self.proven or checkpoint.is_whole(path)):
             _link(path, path.with_name("previous.ckpt"))
         partial.replace(path)
         _flush_names(path.parent)
@@ -70,9 +66,7 @@ class AtomicIO(TorchCheckpointIO):
 class BestAndLast(Checkpoint):
     """Keeps `last.ckpt` and `best.ckpt`, both decided after each validation and at the end of training.
 
-    `last.ckpt` is also written every few minutes, between two steps; `callbacks.stop.Stop` says when. The random
-    numbers of torch, numpy and Python, which differ between ranks, go on where a checkpoint left them, so that a
-    resumed run draws the same dropout; what the loggers have written since then is taken back.
+    `last.ckpt` is also written every few minutes, between two steps; `callbacks.stop.Stop` says when.
 
     **Arguments:**
 
@@ -80,23 +74,32 @@ class BestAndLast(Checkpoint):
     - `monitor`, `mode`: the metric that decides, and whether `"min"` or `"max"` of it is best.
     - `config`: plain dicts `model` and `data`, from which a checkpoint alone can be evaluated.
     - `every_minutes`: the longest time between two checkpoints, but for that of a validation.
+    - `overrides`: which run it is; one with others goes on where this one stopped early.
 
     **Raises:** `UserError` if a weight or the monitored metric is infinite or not a number, instead of saving it, and
     after a validation that did not measure `monitor`.
     """
 
-    def __init__(self, folder: Path, monitor: str, mode: str, config: dict[str, Any], every_minutes: float):
+    def __init__(
+        self,
+        folder: Path,
+        monitor: str,
+        mode: str,
+        config: dict[str, Any],
+        every_minutes: float,
+        overrides: list[str],
+    ):
         self.last, self.best = folder / "last.ckpt", folder / "best.ckpt"
         self.monitor = monitor
         self.sign = 1 if mode == "min" else -1
         self.config = config
         self.pause = 60 * every_minutes
+        self.overrides = overrides
         self.best_score: float | None = None
         self.best_step = -1
         self.saved_step = -1
         self.rank = 0
-        self.random_states: list[dict[str, Any]] | None = None  # of each rank
-        self.stopping = False
+        self.stopping = False  # early, at what was saved
         self.metrics: dict[str, torch.Tensor] = {}  # of the newest validation, for who looks at them when an epoch ends
 
     @property
@@ -120,7 +123,8 @@ class BestAndLast(Checkpoint):
             self._save(trainer, self._improved(trainer))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.global_step != self.saved_step:
+        undecided = self.best_score is None and self.best_step != trainer.global_step
+        if undecided or trainer.global_step != self.saved_step:
             _check_weights(trainer)
             self._save(trainer, is_best=self.best_score is None)  # without a validation the latest is the best
 
@@ -133,39 +137,35 @@ class BestAndLast(Checkpoint):
         self.saved_at = time.monotonic()
         trainer.should_stop |= self.stopping
         trainer.callback_metrics.update(self.metrics)
-        if self.rank > 0:  # until now every rank drew the same, for the same weights
-            torch.manual_seed(torch.initial_seed() + self.rank)
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, i: int) -> None:
-        if self.random_states is not None:  # only now has all been built that draws random numbers
-            if self.rank < len(self.random_states):  # else it draws what no other does
-                _set_random_state(self.random_states[self.rank])
-            self.random_states = None
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # in the first epoch of a run that goes on Lightning would leave out schedulers that wait for a metric
+        trainer.fit_loop._restarting = False
 
     def state_dict(self) -> dict[str, Any]:
-        mine = _random_state()
-        random_states = [mine]
-        if dist.is_initialized():
-            random_states *= dist.get_world_size()
-            dist.all_gather_object(random_states, mine)
         return {
             "monitor": self.monitor, "best_score": self.best_score, "best_step": self.best_step,
-            "stopping": self.stopping, "metrics": {name: value.cpu() for name, value in self.metrics.items()},
-            "random_states": random_states,
+            "stopping": self.stopping, "overrides": self.overrides,
+            "metrics": {name: value.cpu() for name, value in self.metrics.items()},
         }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self.best.exists() and state_dict["monitor"] == self.monitor:
-            self.best_score, self.best_step = state_dict["best_score"], state_dict["best_step"]
-        self.stopping, self.metrics = state_dict["stopping"], state_dict["metrics"]
-        self.random_states = state_dict["random_states"]
+            score = state_dict["best_score"]
+            self.best_score, self.best_step = None if score is None else float(score), int(state_dict["best_step"])
+        self.stopping = state_dict["stopping"] and state_dict["overrides"] == self.overrides
+        self.metrics = state_dict["metrics"]
 
     def inherit(self, path: Path, saved: dict[str, Any]) -> None:
         """Take over the best checkpoint of the run that goes on from `path`, so that it stays the one to beat.
 
         Whoever wrote `path` may have been killed before it called it the best.
         """
-        is_best = saved["callbacks"][self.state_key]["best_step"] == saved["global_step"]
+        if not checkpoint.is_whole(self.best) and self.best.exists():
+            self.best.replace(self.best.with_suffix(".old"))
+        its = saved.get("callbacks")
+        mine = its.get(self.state_key) if isinstance(its, dict) else None
+        is_best = isinstance(mine, dict) and mine.get("best_step") == saved["global_step"]
         best = path if is_best else path.with_name("best.ckpt")
         if best != self.best and (is_best or not self.best.exists()) and checkpoint.is_whole(best):
             _link(best, self.best)
@@ -223,23 +223,3 @@ def _flush_names(folder: Path) -> None:
             os.fsync(number)
         finally:
             os.close(number)
-
-
-def _random_state() -> dict[str, Any]:
-    """Where the random numbers of this process are, as tensors and plain values."""
-    algorithm, keys, *rest = cast(tuple, np.random.get_state())
-    return {
-        "torch": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
-        "numpy": [str(algorithm), torch.from_numpy(keys.astype(np.int64)), *rest],
-        "python": random.getstate(),
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    cpu, *gpus = state["torch"]
-    torch.set_rng_state(cpu)
-    if len(gpus) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(gpus)
-    algorithm, keys, *rest = state["numpy"]
-    np.random.set_state((algorithm, keys.numpy().astype(np.uint32), *rest))
-    random.setstate(state["python"])

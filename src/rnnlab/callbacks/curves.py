@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
+from rnnlab import atomic
 from rnnlab.errors import UserError
 from rnnlab.figures import boards, publish
 from rnnlab.guard import total_norm
@@ -93,15 +94,17 @@ class Curves(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             content = json.dumps(self.history)
-            (Path(trainer.default_root_dir) / "curves.json").write_text(content + "\n", encoding="utf-8")
+            atomic.write(Path(trainer.default_root_dir) / "curves.json", content + "\n")
             publish(trainer, "loss", self._figure(pl_module.loss_label))  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
         losses = self._of_all_ranks(self.reduce) if self.losses else []
-        return {"history": self.history, "losses": losses}
+        history = {name: torch.tensor(points, dtype=torch.float64) for name, points in self.history.items()}
+        return {"history": history, "losses": losses}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history |= state_dict["history"]
+        for name, points in state_dict["history"].items():
+            self.history[name] = [(int(step), value) for step, value in points.tolist()]
         self.losses = [(step, torch.tensor(value), bad) for step, value, bad in state_dict["losses"]]
 
     def _write_rest(self, trainer: pl.Trainer) -> None:
@@ -154,5 +157,6 @@ class Curves(pl.Callback):
                 axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.set(xlabel="optimizer step", ylabel=label)
         axes.grid(alpha=0.3)
-        axes.legend()
+        if values:
+            axes.legend()
         return figure

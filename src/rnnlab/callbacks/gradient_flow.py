@@ -78,7 +78,7 @@ class GradientFlow(pl.Callback):
         }
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.global_step != self.probed:
+        if self.probed < 0:
             self._probe(trainer, pl_module)
         if not self.traces and trainer.is_global_zero:
             tell("gradient_flow: there is no cell of torch or rnnlab in this network, so nothing is shown.")

@@ -24,6 +24,8 @@ class Pictures(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or not trainer.is_global_zero:
             return
+        if not all(score.isfinite() for score in trainer.callback_metrics.values()):  # the run is about to end
+            return
         task: Any = pl_module
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         if (text := task.text(datamodule.example(1))) is not None:

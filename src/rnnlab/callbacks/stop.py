@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from rnnlab.callbacks.checkpoints import BestAndLast
+from rnnlab.conf import quoted
 from rnnlab.console import tell
 from rnnlab.errors import Stopped
 
@@ -27,7 +28,9 @@ def at_once() -> Iterator[None]:
     """Where nothing is to be saved, before and after training: end at SIGTERM and Ctrl-C by raising `Stopped`."""
 
     def end(number: int, frame: Any) -> None:
-        raise Stopped(number, f"Stopped by {signal.Signals(number).name}.")
+        message = f"Stopped by {signal.Signals(number).name}. The same command with the same hydra.run.dir goes on."
+        tell(message)
+        raise Stopped(number, message)
 
     in_main = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, end) for number in ASKING} if in_main else {}
@@ -83,9 +86,13 @@ class Stop(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._agree()
-        done = batch_idx + 1
+        if not self.agreed and not self.save_due:
+            return
+        done, loop = batch_idx + 1, trainer.fit_loop
+        fetcher: Any = loop._data_fetcher
         in_between = done % trainer.accumulate_grad_batches == 0 and done < trainer.num_training_batches
-        if not in_between or trainer.is_last_batch:  # there may be a validation first
+        # a validation that comes first is one that a run which goes on from here would leave out
+        if not in_between or trainer.is_last_batch or loop.epoch_loop._should_check_val_fx(fetcher):
             return
         if self.agreed:
             self._end(trainer)
@@ -100,6 +107,10 @@ class Stop(pl.Callback):
         if self.asking is not None:
             self.asking[1].wait()
         self._release()
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.signal:  # asked in the last validation: what is left is the test
+            os.kill(os.getpid(), self.signal)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self._release()
@@ -127,7 +138,7 @@ class Stop(pl.Callback):
         if self.keeper.saved_step != trainer.global_step:
             self.keeper.save(trainer)
         name = signal.Signals(self.agreed).name
-        message = f"Stopped by {name} at step {trainer.global_step}. To go on: ckpt={self.keeper.last}"
+        message = f"Stopped by {name} at step {trainer.global_step}. To go on: ckpt={quoted(str(self.keeper.last))}"
         tell(message)
         if self.agreed in WARNING:
             self._queue_again(trainer)

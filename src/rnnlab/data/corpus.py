@@ -144,9 +144,12 @@ def _encode(
     length = 0
     for codes in _watched(_pieces(files, unit, what), files, "reading"):
         here = np.bincount(codes)
-        for code in np.flatnonzero((here > 0) & (counts[: len(here)] == 0)):
-            first[code] = length + np.argmax(codes == code)
+        before = counts[: len(here)].copy()
         counts[: len(here)] += here
+        new = np.flatnonzero((here > 0) & (before == 0))
+        if len(new):
+            here[codes[::-1]] = np.arange(len(codes))[::-1]  # the first is written last
+            first[new] = length + here[new]
         length += len(codes)
     require(length > 0, f"{what} is empty.")
     if unit == "byte":

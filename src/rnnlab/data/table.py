@@ -76,6 +76,11 @@ def read_panel(
     numbers = [*target, *covariates, *future_covariates]
     wanted = [name for name in (*numbers, time, series_id) if name is not None]
     frame = read_columns(pd, path, wanted, texts=[] if series_id is None else [series_id])
+    require_memory(
+        len(frame) * (16 * len(numbers) + 48),
+        f"data.path={path}: {len(frame):,} rows of {len(numbers)} columns",
+        "Use a part of it.",
+    )
     rows = np.arange(1, len(frame) + 1)
     cells = np.column_stack([read_numbers(pd, path, frame[name]) for name in numbers])
     series, names = np.zeros(len(frame), dtype=np.int64), [""]
@@ -226,7 +231,7 @@ def _parquet(pd: ModuleType, path: Path, file: BinaryIO) -> Columns:
             kind = schema.field(name).type
             kind = kind.value_type if types.is_dictionary(kind) else kind
             require(any(is_one(kind) for is_one in plain), f"{what}: {name} is {kind}: no numbers, dates or text.")
-        require_memory(8 * promised * len(names), f"{what}: {promised:,} rows of {len(names):,} columns")
+        require_memory(8 * promised * len(names), f"{what}: {promised:,} rows of {len(names):,} columns", "Use a part.")
         # a text that stands in a million rows is kept once
         text = [name for name in names if types.is_string(schema.field(name).type)]
         whole = parquet.ParquetFile(file, metadata=table.metadata, read_dictionary=text).read(columns=names)
@@ -267,7 +272,7 @@ def read_numbers(pd: ModuleType, path: Path, column: Any) -> np.ndarray:
     """A column as float64, empty cells as not a number."""
     values = column
     if not pd.api.types.is_numeric_dtype(column):
-        values = _of_each(pd, column, lambda cells: pd.to_numeric(cells, errors="coerce"))
+        values = _of_each(pd, column, lambda cells: pd.to_numeric(cells.astype(object), errors="coerce"))
         _refuse(path, column, values.isna() & column.notna(), "number")
     values = values.to_numpy(dtype=np.float64, na_value=np.nan)
     with np.errstate(over="ignore"):
@@ -288,7 +293,7 @@ def read_times(pd: ModuleType, path: Path, column: Any, dayfirst: bool | None) -
     """A column of times as numpy's datetimes, those with a time zone in UTC, or as numbers of 64 bits."""
     times = column
     if not pd.api.types.is_numeric_dtype(column):
-        begins = [f"{cell!s:.40}".strip() for cell in column.head(1000)]
+        begins = [f"{cell!s:.40}".strip() for cell in column.head(1000).unique()]
         if not any(re.match(r"\d{1,2}\D\d{1,2}\D\d", cell) for cell in begins):
             times = _parse(pd, column, dayfirst=False)
         else:
@@ -324,8 +329,8 @@ def _refuse(path: Path, column: Any, wrong: Any, kind: str) -> None:
 def _of_each(pd: ModuleType, column: Any, parse: Callable[[Any], Any]) -> Any:
     """What `parse` makes of the cells; of text that a Parquet file holds once and names often, of each once."""
     if column.dtype != "category":
-        return parse(column if pd.api.types.is_datetime64_any_dtype(column) else column.astype(object))
-    parsed = parse(pd.Series(column.cat.categories.astype(object)))
+        return parse(column)
+    parsed = parse(pd.Series(column.cat.categories))
     return parsed.reindex(column.cat.codes).set_axis(column.index)
 
 
@@ -333,6 +338,10 @@ def _parse(pd: ModuleType, column: Any, dayfirst: bool) -> Any:
     """Text as dates in UTC, those that cannot be read as NaT."""
 
     def parse(cells: Any) -> Any:
+        if not pd.api.types.is_datetime64_any_dtype(cells):
+            text = cells if pd.api.types.is_string_dtype(cells) else cells.astype(str)
+            if (long := text.str.len() > 100).any():  # pandas takes seconds to find that such a text is no date
+                cells = cells.where(~long)
         dates = pd.to_datetime(cells, errors="coerce", dayfirst=dayfirst, utc=True)
         if dates.isna().any():  # dates, some with a time of day
             dates = dates.fillna(pd.to_datetime(cells, errors="coerce", format="ISO8601", utc=True))
@@ -412,9 +421,12 @@ def _require_room(path: Path, times: np.ndarray, step: Any, horizon: int) -> Non
 
 
 def _mostly_even(place: np.ndarray, series: np.ndarray) -> bool:
-    """Whether most rows of a series are one step after another: else its times are uneven, rather than full of gaps."""
+    """Whether most rows of a series are one step after another, and no two at one.
+
+    Else its times are uneven, rather than full of gaps.
+    """
     steps = np.diff(place)[np.diff(series) == 0]
-    return bool(2 * np.count_nonzero(steps == 1) >= len(steps))
+    return bool(steps.min() > 0 and 2 * np.count_nonzero(steps == 1) >= len(steps))
 
 
 def _frequency(pd: ModuleType, times: np.ndarray, series: np.ndarray, gaps: np.ndarray) -> Any:

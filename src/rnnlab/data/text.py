@@ -22,6 +22,7 @@ from rnnlab.vocabulary import Vocabulary
 
 WARM_UP = 512  # characters that a stream of validation reads before its first prediction counts
 SPLITS: tuple[Split, ...] = ("train", "val", "test")  # in the order of the text
+LISTED = 40  # characters that a message names
 MANY_SIGNS = 10_000  # in one vocabulary, above which a text has most likely been decoded wrongly
 
 
@@ -282,15 +283,17 @@ class TextData(SequenceData):
         begin, end = borders[SPLITS.index(split) :][:2]
         unseen = np.flatnonzero(corpus.first >= borders[1])
         if self.split[0] and len(unseen):
-            pieces = np.array_split(corpus.tokens[begin:end], 100)
-            size = len(corpus.first)
-            found = np.sum([np.bincount(piece, minlength=size)[:size] for piece in pieces], axis=0)[unseen]
+            pieces, size = np.array_split(corpus.tokens[begin:end], 100), len(corpus.first)
+            counts: Any = sum(np.bincount(piece, minlength=size)[:size] for piece in pieces)
+            found = counts[unseen]
             unseen = unseen[found > 0]
-            signs = "".join(corpus.vocabulary.signs[sign] for sign in unseen) if corpus.vocabulary.signs else unseen
+            some = unseen[:LISTED]
+            signs = "".join(corpus.vocabulary.signs[sign] for sign in some) if corpus.vocabulary.signs else some
+            more = " and more" if len(unseen) > LISTED else ""
             if len(unseen):
                 tell(
                     f"The {split} part of {self.called} has {len(unseen)} characters that the training part lacks, "
-                    f"{found.sum():,} times in all: {signs!r}."
+                    f"{found.sum():,} times in all: {signs!r}{more}."
                 )
 
 

@@ -144,7 +144,7 @@ class Forecaster(Task):
         spec, outputs = self.spec, max(1, len(self.quantiles))
         if self.recursive:
             return SimpleRNN(cell, spec.input_size, spec.input_size * outputs, "all")
-        patch = patch or max(number for number in divisors(spec.seq_len) if number <= PATCH)
+        patch = patch or max(number for number in range(1, PATCH + 1) if spec.seq_len % number == 0)
         return WindowRNN(cell, spec.input_size, len(spec.targets), spec.seq_len, spec.horizon, patch, outputs)
 
     @classmethod
