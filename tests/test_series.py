@@ -465,7 +465,7 @@ def test_sizes_that_do_not_fit(refused, tmp_path):
     assert "data.val=1.5 must be a share" in refused(path, "data.val=1.5")
     assert "data.val=0.5 and data.test=0.5 leave nothing" in refused(path, "data.val=0.5", "data.test=0.5")
     assert "data.test=2 is shorter than data.horizon=3" in refused(path, "data.test=2")
-    assert "model.quantiles=[0.9, 0.1] must be numbers between 0 and 1, rising, 0.5 among them" in refused(
+    assert "model.quantiles=[0.9,0.1] must be numbers between 0 and 1, rising, 0.5 among them" in refused(
         path, "model.quantiles=[0.9,0.1]"
     )
 
@@ -483,7 +483,7 @@ def test_options_that_do_not_fit(refused, tmp_path):
 def test_without_pandas(refused, tmp_path, script):
     """A minimal installation trains on waves, and says what reading files needs."""
     (tmp_path / "pandas.py").write_text("raise ImportError")
-    result = script("train", "model=forecaster", "data=series", "data.path=any.csv", "data.target=y", check=False,
+    result = script("train", "model=forecaster", "data=series", f"data.path={SERIES}", "data.target=y", check=False,
                     PYTHONPATH=str(tmp_path))  # fmt: skip
     assert 'pip install "rnnlab[data]"' in result.stderr
     assert script("train", "model=forecaster", "data=waves", "debug=fast", PYTHONPATH=str(tmp_path)).metrics

@@ -144,8 +144,10 @@ def _needed(content: dict[str, Any], same: dict[str, str], found: Faults) -> Non
             options = ", ".join(conf.options(section))
             given = f"{section}={shown(value)}: a" if section in content else f"{section} is left out: a"
             found.setdefault(section, f"{given} run needs one. {section} takes: {options}.")
-    for key in conf.read(conf.HOME / "conf")["train"]:
-        if key not in ("defaults", "hydra", *content):
+    for key, _ in conf.leaves(conf.read(conf.HOME / "conf")["train"]):
+        section, _, name = key.partition(".")
+        there = section in content and (not name or name in _dict(content[section]))
+        if section not in ("defaults", "hydra") and not there:
             found[key] = f"{key} is left out: a run needs it."
     for section, keys in (("optim", ("optimizer", "scheduler", "interval")), ("trainer", ("accelerator", "devices"))):
         for key in keys if section not in found else ():

@@ -65,8 +65,13 @@ def options(group: str) -> list[str]:
 
 def settings() -> dict[str, set[str]]:
     """Every key that can be set, with the files that hold it: `{"data.window": {"data/waves"}, ...}`."""
+    return _settings(tuple(folders()))
+
+
+@cache
+def _settings(places: tuple[Path, ...]) -> dict[str, set[str]]:
     found = defaultdict(set)
-    for folder in folders():
+    for folder in places:
         for name, content in read(folder).items():
             if name.split("/")[0] not in ("experiment", "debug"):
                 for key, _ in leaves({k: v for k, v in content.items() if k not in ("defaults", "hydra")}):
@@ -81,8 +86,13 @@ def targets(group: str = "") -> dict[str, str]:
 
     These exact names are what a checkpoint may be built from.
     """
+    return _targets(tuple(folders()), group)
+
+
+@cache
+def _targets(places: tuple[Path, ...], group: str) -> dict[str, str]:
     found = {}
-    for folder in folders():
+    for folder in places:
         for name, content in read(folder).items():
             for key, value in leaves(content):
                 if key.endswith("_target_") and (not group or key == f"{group}._target_"):

@@ -88,7 +88,7 @@ def _draw(model: CharModel, prompt: str, how: SimpleNamespace) -> Iterator[Tenso
 
 def _stream(model: CharModel, how: SimpleNamespace) -> None:
     """One text, printed as it is made."""
-    prompt = _prompt(how.prompt)
+    prompt = _prompt(model, how)
     tokens = _draw(model, prompt, how)
     with _open(how.out) as file:
         for piece in chain([prompt], _decode(model, tokens), ["\n"]):
@@ -105,7 +105,7 @@ def _decode(model: CharModel, tokens: Iterator[Tensor]) -> Iterator[str]:
 
 def _batch(model: CharModel, how: SimpleNamespace) -> None:
     """Many texts, printed when all are made."""
-    prompt = _prompt(how.prompt)
+    prompt = _prompt(model, how)
     tokens = _draw(model, prompt, how)
     with _open(how.out) as file:
         drawn = torch.stack(list(_watched(tokens, how.length, f"writing {how.num_samples} texts")))
@@ -156,12 +156,12 @@ def _tokens(model: CharModel, path: Path) -> tuple[str | bytes, np.ndarray]:
     return signs, np.frombuffer(signs, dtype=np.uint8).astype(np.int64)
 
 
-def _prompt(prompt: str) -> str:
-    if prompt != "-":
-        return prompt
-    most = available_memory() // 4  # it may have no end
+def _prompt(model: CharModel, how: SimpleNamespace) -> str:
+    if how.prompt != "-":
+        return how.prompt
+    most = available_memory() // (4 * how.num_samples * len(model.vocabulary))  # bytes that it can read
     raw = sys.stdin.buffer.read(most + 1)
-    require(len(raw) <= most, f"prompt=- does not end within {most:,} bytes.")
+    require(len(raw) <= most, f"prompt=- does not end within {most:,} bytes, which is what fits into memory.")
     return "".join(decode([raw], "prompt=-", "Convert it.")).removesuffix("\n")  # which echo adds
 
 

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-from rnnlab.errors import UserError, require
+from rnnlab.errors import UserError
 
 PIECE = 1 << 22  # bytes read at once
 LITTLE = 1 << 24  # bytes, which there always are
@@ -33,8 +33,9 @@ def open_file(path: Path, what: str) -> BinaryIO:
     """
     try:
         mode = path.stat().st_mode
-        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device"
-        require(stat.S_ISREG(mode), f"{what} is {kind}: give a file.")
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device"
+            raise UserError(f"{what} is {kind}: give a file.")
         # if it has become a pipe by now, this does not wait for somebody to write into it
         return open(str(path), "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
     except FileNotFoundError as error:

@@ -223,7 +223,7 @@ def _parquet(pd: ModuleType, path: Path, file: BinaryIO) -> Columns:
     table = parquet.ParquetFile(file)
     schema, promised = table.schema_arrow, table.metadata.num_rows
     plain = (types.is_integer, types.is_floating, types.is_boolean, types.is_null, types.is_timestamp, types.is_date,
-             types.is_decimal, types.is_string, types.is_large_string)  # fmt: skip
+             types.is_decimal, types.is_string, types.is_large_string, types.is_string_view)  # fmt: skip
 
     def read(places: list[int], texts: list[int]) -> Any:
         names, columns = [schema.names[place] for place in places], []
@@ -245,6 +245,8 @@ def _parquet(pd: ModuleType, path: Path, file: BinaryIO) -> Columns:
                 column = column.cast(pa.timestamp("s" if types.is_date32(kind) else "ms"))
             elif types.is_decimal(kind):
                 column = column.cast(pa.float64())
+            elif types.is_string_view(kind):
+                column = column.cast(pa.string())
             columns.append(column)
         return pa.table(columns, names=names).to_pandas(ignore_metadata=True)
 
