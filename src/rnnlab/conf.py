@@ -1,5 +1,6 @@
 """What the config folders hold: options, settings, targets."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
@@ -52,7 +53,9 @@ def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def quoted(text: str) -> str:
-    """Text as an override takes it literally."""
+    """Text as an override takes it literally; most paths it does."""
+    if re.fullmatch(r"/[\w./-]*", text, re.ASCII):
+        return text
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
 
