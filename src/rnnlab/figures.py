@@ -1,5 +1,6 @@
 """Where pictures and texts of a run go."""
 
+import gc
 import time
 import warnings
 from pathlib import Path
@@ -61,3 +62,5 @@ def publish(trainer: pl.Trainer, name: str, figure: Figure) -> None:
     folder = Path(trainer.default_root_dir) / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(folder / f"{name}.png")
+    figure.clear()  # its parts refer to each other, and would stay in memory until Python looks for such, which is rare
+    gc.collect()
