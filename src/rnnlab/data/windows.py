@@ -298,7 +298,7 @@ class ForecastData(SequenceData):
             log_scale=tuple(scale if is_positive else () for is_positive, scale in log_scale),
             grows=tuple((growth > GROWTH).tolist()),
             freq=panel.freq,
-            num_windows=sum(len(step) - self.context - self.horizon + 1 for step in steps),
+            num_windows=sum(max(0, len(step) - self.context - self.horizon + 1) for step in steps),
         )
 
     def _differences(self, ends: np.ndarray) -> Tensor:
