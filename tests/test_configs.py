@@ -12,12 +12,14 @@ import shlex
 import shutil
 import signal
 import sys
+import threading
 from collections import Counter
 from functools import cache
 
 import pytest
 import torch
 from conftest import LABELLED, ROOT, SERIES
+from hydra._internal import utils as hydra_utils
 from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -216,6 +218,10 @@ def _hang(*_):
     raise Hang
 
 
+# what `rnnlab.cli.run` leaves changed in its process
+LEFT = [(hydra_utils, "run_and_report"), (logging, "raiseExceptions"), (threading, "excepthook")]
+
+
 class Ended:
     """How a command line ended: exit code, what it said, and whether it had come further than the checks.
 
@@ -237,6 +243,8 @@ class Ended:
             patch.setattr(Hydra, "get_mode", lambda *_, **__: RunMode.RUN)  # for which it composes the config twice
             patch.setattr(OmegaConf, "load", lambda file: OmegaConf.create(parsed(file.read())))  # once for all configs
             patch.setattr(HydraConfig.instance(), "cfg", None)
+            for place, name in LEFT:
+                patch.setattr(place, name, getattr(place, name))
             patch.setattr(run, "_train", noted)
             before = signal.signal(signal.SIGALRM, _hang)
             signal.alarm(SECONDS)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
-from traceback import extract_tb
+from traceback import FrameSummary, extract_tb
 from typing import Any
 
 from hydra._internal import utils as hydra_utils
@@ -116,8 +116,10 @@ def explain(error: BaseException) -> str | None:
             return f"{error.full_key} is needed: give {error.full_key}=VALUE. --help shows examples."
         case ValueError() if "Config group override must be" in str(error):  # Hydra's word for cell=null and cell=5
             return _no_option()
-        case TypeError() if extract_tb(error.__traceback__)[-1].filename.endswith("defaults_list.py"):  # for cell=[5]
+        case TypeError() if _raised_in(error).filename.endswith("hydra/_internal/defaults_list.py"):  # for cell=[5]
             return _no_option()
+        case AssertionError() if _raised_in(error).filename.endswith("hydra/core/utils.py"):  # for hydra.verbose=5
+            return f"A setting hydra.* is not what Hydra takes: {_raised_in(error).line}"
         case OverrideParseException(override=str(argument)):
             return (
                 f"{argument or 'An empty argument'}: this cannot be read. It has to be KEY=VALUE; a value with other "
@@ -153,6 +155,10 @@ def _stop(error: Exception) -> None:
     if os.environ.get("LOCAL_RANK", "0") == "0" or not getattr(error, "on_every_rank", False):
         print("Error:", printable(message, but="\n"), file=sys.stderr)
     sys.exit(1)
+
+
+def _raised_in(error: BaseException) -> FrameSummary:
+    return extract_tb(error.__traceback__)[-1] if error.__traceback__ else FrameSummary("", 0, "")
 
 
 def _no_option() -> str:

@@ -242,7 +242,7 @@ def draw(traces: dict[str, Trace]) -> Figure:
             heat.set_title("green: not a finite number", fontsize="small")
         heat.set(xlabel="optimizer step", ylabel=steps)
         for axis in (curve.xaxis, heat.xaxis, heat.yaxis):
-            axis.set_major_locator(MaxNLocator(integer=True))
+            axis.set_major_locator(MaxNLocator(5 if axis is heat.xaxis else "auto", integer=True))  # of many digits
         figure.colorbar(image, ax=heat, label=label)
     return figure
 
