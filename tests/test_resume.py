@@ -13,7 +13,7 @@ from conftest import ROOT, needs
 from hydra import compose, initialize_config_dir
 from packaging.requirements import Requirement
 from test_errors import message_of
-from test_kills import same, scalars
+from test_kills import KILLS, same, scalars
 from test_runs import kind_of, options
 
 from rnnlab.callbacks import random_numbers
@@ -35,7 +35,7 @@ def model_for(data):
     raise AssertionError(data)
 
 
-@pytest.mark.parametrize("data", options("data"))
+@pytest.mark.parametrize("data", options("data")[:: 1 if KILLS > 1 else 3])  # all take their time
 def test_every_dataset_goes_on_in_the_middle_of_an_epoch(data, script, tmp_path):
     few = ("trainer.limit_train_batches=12", "trainer.limit_val_batches=2", "trainer.limit_test_batches=2")
     arguments = (f"model={model_for(data)}", f"data={data}", *needs(data), "cell=lstm", "cell.num_layers=2",
