@@ -1,6 +1,6 @@
 """A run that is killed, and started again by the same command, ends as if nothing had happened.
 
-`KILLS=20 pytest tests/test_kills.py -n 1 -rP` kills each kind of run 20 times, and 50 saves; what is printed tells when.
+`KILLS=20 pytest tests/test_kills.py -n 1 -rP` kills each kind of run 20 times, and 50 saves; it prints when.
 """
 
 import os
