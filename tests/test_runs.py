@@ -328,7 +328,7 @@ def test_a_checkpoint_is_built_from_named_targets_only():
     with pytest.raises(Exception, match=r"os\.system"):
         checkpoint.build({"_target_": "os.system", "command": "true"}, "data", "x.ckpt")
     with pytest.raises(Exception, match=r"rnnlab\.checkpoint\.torch\.load"):
-        checkpoint.build({"a": [{"_target_": "rnnlab.checkpoint.torch.load"}]}, "x.ckpt")
+        checkpoint.build({"_target_": "rnnlab.checkpoint.torch.load"}, "data", "x.ckpt")
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "generate", "forecast", "results", "benchmark"])
