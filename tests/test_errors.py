@@ -242,6 +242,8 @@ FORECAST = "model=forecaster data=waves"
         ("callbacks.curves=5", "callbacks.curves=5 must have a _target_, or be null"),
         ("seed=${nope}", "seed=${nope}: Interpolation key 'nope' not found"),
         ("seed=${name}", "seed=any must be a whole number"),
+        ("trainer.precision=${data}", "trainer.precision={_target_:rnnlab.data.hello.HelloData,"),
+        ("trainer.strategy=${data}", "trainer.strategy._target_=rnnlab.data.hello.HelloData is no Strategy"),
         ("data=text data.path=???", "data.path is needed: give data.path=VALUE"),
         ("cell.hidden_size={a:1}", "cell.hidden_size={a:1} must be a whole number"),
         ("cell.hidden_size=1000000000000", "cell.hidden_size=1000000000000 must be a whole number, at most 1,000,000"),

@@ -333,7 +333,10 @@ def test_every_task_can_be_watched(overrides, script):
 
 def test_pictures_of_what_is_not_finite():
     norms = torch.tensor([1.0, float("inf"), float("nan"), 0.0], dtype=torch.float64).numpy()
-    figure = draw({"h": Trace([0, 1], [norms, norms])})
+    trace = Trace()
+    trace.add(0, norms)
+    trace.add(1, norms)
+    figure = draw({"h": trace})
     FigureCanvasAgg(figure).draw()
 
 

@@ -90,7 +90,7 @@ def _is(value: Any, kind: Any) -> bool:
     if origin is Literal:
         return any(type(value) is type(choice) and value == choice for choice in typing.get_args(kind))
     if isinstance(value, dict):
-        return "_target_" in value or origin in DICTS  # what it makes is not known
+        return origin in DICTS or ("_target_" in value and not _word(kind))  # what it makes is not known
     if origin is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if origin is int:

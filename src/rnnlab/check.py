@@ -54,12 +54,13 @@ def check(cfg: DictConfig) -> None:
         _needed(content, same, found)
     for key, value in content.items():
         if whole or value != "???":  # others take it from elsewhere
-            _look(value, key, same, found, None if whole else set(conf.targets().values()))
+            _look(value, key, found, None if whole else set(conf.targets().values()))
     wrong = set(found)
     for key in same:
-        if (other := _origin(key, same)) in wrong and other != key:
-            wrong.add(key)
-            found.pop(key, None)
+        origin = _origin(key, same)
+        for other in [other for other in wrong if f"{other}.".startswith(f"{origin}.") and origin != key]:
+            wrong.add(copy := key + other.removeprefix(origin))
+            found.pop(copy, None)  # told where it stands
     lines = list(found.values())
     if whole:
         from rnnlab import fit  # imports all parts
@@ -79,7 +80,7 @@ def faults(config: dict[str, Any], key: str) -> list[str]:
     - `config`: what stands at `key`, such as `model` or `data`; a model's holds its cell and optim.
     """
     found: Faults = {}
-    _look(config, key, {}, found, set(conf.targets().values()))
+    _look(config, key, found, set(conf.targets().values()))
     return list(found.values())
 
 
@@ -176,11 +177,9 @@ def _dict(value: Any) -> dict[Any, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _look(
-    node: Any, key: str, same: dict[str, str], found: Faults, allowed: set[str] | None, ours: bool = True
-) -> None:
+def _look(node: Any, key: str, found: Faults, allowed: set[str] | None, ours: bool = True) -> None:
     """Look at a value and all below it; what a name means is known of what a yaml in `conf/` names, `ours`."""
-    if node is UNKNOWN or key in found or (key in same and isinstance(node, dict | list)):
+    if node is UNKNOWN or key in found:
         return
     if isinstance(node, dict) and "_target_" in node:
         ours = node["_target_"] in conf.targets().values()
@@ -192,11 +191,11 @@ def _look(
         if "_target_" in node:
             _look_at_part(node, key, found, allowed, ours)
         for name, child in node.items():
-            _look(child, f"{key}.{name}", same, found, allowed, ours)
+            _look(child, f"{key}.{name}", found, allowed, ours)
     elif isinstance(node, list):
         for number, child in enumerate(node):
             if isinstance(child, dict | list):
-                _look(child, f"{key}.{number}", same, found, allowed, ours)
+                _look(child, f"{key}.{number}", found, allowed, ours)
 
 
 def _rule(key: str, ours: bool) -> Rule | None:

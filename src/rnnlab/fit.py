@@ -191,7 +191,8 @@ class Trial:
         if "path" in self.of("data"):
             paths["data.path"] = getattr(datamodule, "path", None)
         for key, path in paths.items():
-            there = path is None or path == "last" or os.path.exists(str(path))
+            exists = os.path.exists if key == "data.path" else os.path.isfile
+            there = path is None or path == "last" or exists(str(path))
             self.ask(key, partial(require, there, f"{key}={path}: there is no such file.{more.get(key, '')}"))
 
     def cell(self) -> int:

@@ -106,9 +106,10 @@ def _devices(value: Any) -> str:
 
 
 def _time(value: Any) -> str:
-    if isinstance(value, dict):  # arguments of datetime.timedelta
-        return ""
-    right = isinstance(value, str) and re.fullmatch(r"\d\d:\d\d:\d\d:\d\d", value, re.ASCII)
+    if isinstance(value, dict):
+        right = not set(value) - {"days", "hours", "minutes", "seconds"} and not any(map(_AMOUNT, value.values()))
+    else:
+        right = isinstance(value, str) and bool(re.fullmatch(r"\d\d:\d\d:\d\d:\d\d", value, re.ASCII))
     return "" if right else "DD:HH:MM:SS, such as 00:01:30:00"
 
 

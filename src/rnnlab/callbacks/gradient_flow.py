@@ -1,6 +1,7 @@
 """How much of the gradient arrives at each step of the past."""
 
 import csv
+from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,18 @@ class Trace:
     """The norm over batch and units of dL/dh_t, or dL/dc_t, at each probe."""
 
     steps: list[int] = field(default_factory=list)
-    norms: list[np.ndarray] = field(default_factory=list)  # (time,) each
+    # one block: what stays of each probe on its own would come to lie between what goes, and the heap would grow
+    values: array = field(default_factory=lambda: array("d"))
+
+    @property
+    def norms(self) -> np.ndarray:
+        """(probes, time), a copy."""
+        return np.array(self.values).reshape(len(self.steps), -1)
+
+    def add(self, step: int, norms: np.ndarray) -> None:
+        """Append a probe's (time,) norms."""
+        self.steps.append(step)
+        self.values.extend(norms.astype(float))
 
 
 class GradientFlow(pl.Callback):
@@ -68,13 +80,14 @@ class GradientFlow(pl.Callback):
         self.drawing = Sparingly(1 / 50, 0.5)
 
     def state_dict(self) -> dict[str, Any]:
-        traces = {name: (trace.steps, torch.from_numpy(np.stack(trace.norms))) for name, trace in self.traces.items()}
+        traces = {name: (trace.steps, torch.from_numpy(trace.norms)) for name, trace in self.traces.items()}
         return {"probed": self.probed, "traces": traces}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.probed = state_dict["probed"]
         self.traces = {
-            name: Trace(list(steps), list(norms.numpy())) for name, (steps, norms) in state_dict["traces"].items()
+            name: Trace(list(steps), array("d", norms.flatten().tolist()))
+            for name, (steps, norms) in state_dict["traces"].items()
         }
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -145,10 +158,9 @@ class GradientFlow(pl.Callback):
                 continue
             norms = norm_of_steps(gradient, lengths)
             trace = self.traces.setdefault(f"{state}{suffix}", Trace())
-            if trace.norms and len(trace.norms[0]) != len(norms):  # resumed with sequences of another length
+            if len(trace.values) != len(trace.steps) * len(norms):  # resumed with sequences of another length
                 trace = self.traces[f"{state}{suffix}"] = Trace()
-            trace.steps.append(self.probed)
-            trace.norms.append(norms.cpu().numpy())
+            trace.add(self.probed, norms.cpu().numpy())
             first, last = norms[0].clamp_min(SMALLEST), norms[-1].clamp_min(SMALLEST)
             which = "cell_" if state == "c" else ""
             scores[f"gradient_flow/{which}first_over_last{suffix}"] = first / last
@@ -215,7 +227,7 @@ def draw(traces: dict[str, Trace]) -> Figure:
     for (name, trace), (curve, heat) in zip(shown, figure.subplots(len(shown), 2, squeeze=False), strict=True):
         letter, _, where = name.partition(" ")
         label = rf"$\log_{{10}} \Vert \partial L / \partial {letter}_t \Vert$"
-        levels = np.log10(np.clip(np.stack(trace.norms), SMALLEST, None))  # (probes, time)
+        levels = np.log10(np.clip(trace.norms, SMALLEST, None))  # (probes, time)
         levels = np.ma.masked_invalid(levels)
         top, bottom = (levels.max(), levels.min()) if levels.count() else (0.0, -1.0)
         if levels.count():  # however far an exploded probe is above, something of every other is seen
