@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ def options(group):
     return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
 
 
+@cache
 def kind_of(data):
     """What a dataset gives with its defaults."""
     overrides = [f"data={data}", *needs(data)]
@@ -83,8 +85,7 @@ def test_parameter_counts_of_the_tutorials(script, tmp_path):
 
 @pytest.mark.parametrize("model", options("model"))
 @pytest.mark.parametrize("data", options("data"))
-def test_every_pair_trains_with_every_cell_or_says_what_fits(model, data, script, tmp_path):
-    cells = options("cell")
+def test_every_pair_trains_or_says_what_fits(model, data, script, tmp_path):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         target = compose("train", [f"model={model}"]).model._target_
     module, name = target.rsplit(".", 1)
@@ -96,6 +97,9 @@ def test_every_pair_trains_with_every_cell_or_says_what_fits(model, data, script
         assert refused.stderr.startswith(f"Error: {message}")
         assert refused.stderr.count("\n") == 1
         return
+    # every cell with a task's first dataset, a quarter of them with each other one
+    number = [name for name in options("data") if kind_of(name) == task.kind].index(data)
+    cells = options("cell")[number % 4 :: 4] if number else options("cell")
     common = ("-m", f"model={model}", f"data={data}", *needs(data), "trainer.max_epochs=2",
               "trainer.limit_train_batches=5", "trainer.limit_val_batches=20", "trainer.limit_test_batches=20",
               f"hydra.sweep.dir={tmp_path}/sweep")  # fmt: skip
@@ -216,6 +220,21 @@ def test_resume_goes_on_as_if_it_had_not_stopped(optim, script):
     done = script("train", *small, "ckpt=last", folder="runs/again")
     assert "Nothing left to train at step 16" in done.stdout
     assert done.metrics == resumed.metrics
+
+
+def test_a_run_that_has_nothing_left_to_train_keeps_its_checkpoints(script):
+    small = ("model=classifier", "data=random", "data.num_train=64", "optim.interval=epoch", "trainer.max_epochs=2")
+    small += ("++optim.scheduler={_target_: torch.optim.lr_scheduler.ExponentialLR, _partial_: true, gamma: 0.5}",)
+    whole = script("train", *small)
+    names = ("last", "previous", "best")
+
+    def kept():
+        return [(whole.folder / "checkpoints" / f"{name}.ckpt").read_bytes() for name in names]
+
+    before = kept()
+    assert "Nothing left to train" in script("train", *small, "ckpt=last").stdout
+    assert kept() == before
+    assert not list(whole.folder.glob("checkpoints/*.partial"))
 
 
 def test_resume_is_exact_in_the_middle_of_an_epoch_and_with_dropout(script):

@@ -138,6 +138,8 @@ def _train(
     every = cfg.checkpoint.every_minutes
     which = _but_for_ckpt(about.content["overrides"])
     keeper = BestAndLast(folder / "checkpoints", cfg.monitor, cfg.mode, _plain_parts(cfg), every, which)
+    if resume and Path(resume).absolute() == keeper.last.absolute():
+        keeper.saved_step = saved["global_step"]  # if nothing is left to train, it stays as it is
     if processes.is_first():
         if of_its_own:
             for path in takewhile(lambda path: not path.samefile(str(resume)), checkpoint.kept(folder)):
