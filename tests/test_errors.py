@@ -242,6 +242,8 @@ FORECAST = "model=forecaster data=waves"
         ("callbacks.curves=5", "callbacks.curves=5 must have a _target_, or be null"),
         ("seed=${nope}", "seed=${nope}: Interpolation key 'nope' not found"),
         ("seed=${name}", "seed=any must be a whole number"),
+        ("~model._convert_", "model._convert_ must be all"),
+        ("trainer.max_time=${data}", "trainer.max_time={_target_:rnnlab.data.hello.HelloData,"),
         ("trainer.precision=${data}", "trainer.precision={_target_:rnnlab.data.hello.HelloData,"),
         ("trainer.strategy=${data}", "trainer.strategy._target_=rnnlab.data.hello.HelloData is no Strategy"),
         ("data=text data.path=???", "data.path is needed: give data.path=VALUE"),

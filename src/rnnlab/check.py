@@ -36,6 +36,7 @@ PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
 ONCE = [PARTS[role][0] for role in ("model", "data", "cell", "trainer")]
 REFERENCES = {"model.cell": "cell", "model.optim": "optim"}  # by which a model's yaml takes what is chosen
 SECTIONS = ("model", "data", "cell", "optim", "trainer", "callbacks", "logger")
+DIRECTIVES = {"_recursive_": True, "_convert_": "none", "_partial_": False}  # Hydra's own defaults
 LAYERS = ("num_layers", "dropout", "bidirectional")  # which `make_cell` gives to cells that have none
 
 
@@ -213,7 +214,7 @@ def _look_at_part(node: dict[str, Any], key: str, found: Faults, allowed: set[st
     if target is None:
         return
     for name, right in _directives(role).items():
-        if node.get(name, right) != right or (name == "_partial_" and right and name not in node):
+        if node.get(name, DIRECTIVES[name]) != right:
             found[f"{key}.{name}"] = f"{key}.{name} must be {shown(right)}."
     taken, others = _taken(target, role)
     for name, value in node.items():
