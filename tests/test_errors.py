@@ -531,3 +531,26 @@ def test_a_traceback_on_request(fault, script):
     assert result.returncode == 1
     assert "Traceback (most recent call last)" in result.stderr
     assert not re.search(r"^Error: ", result.stderr, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a: [1\nb", "expected ',' or ']', but got '<stream end>' in \""),
+        (b"# \xfc\na: 1", "can't decode byte 0xfc"),
+        (b"5", "Invalid loaded object type: int"),
+        (b"a: 1\na: 2", "found duplicate key a"),
+        (b"defaults: 5", "defaults must be a list"),
+        (b"defaults: [mine]", "name each other without end"),
+        (b"a: ${", "no viable alternative"),
+    ],
+    ids=["syntax", "encoding", "number", "twice", "defaults", "cycle", "reference"],
+)
+def test_a_yaml_of_ones_own_that_cannot_be_read(content, said, script, tmp_path):
+    (tmp_path / "own" / "cell").mkdir(parents=True)
+    (tmp_path / "own" / "cell" / "mine.yaml").write_bytes(content)
+    refused = script("train", "--config-dir", str(tmp_path / "own"), "cell=mine", "data=hello", check=False)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("Error: ")
+    assert said in refused.stderr
+    assert refused.stderr.count("\n") == 1

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from traceback import FrameSummary, extract_tb
 from typing import Any
 
+import yaml
 from hydra._internal import utils as hydra_utils
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import (
@@ -114,6 +115,10 @@ def explain(error: BaseException) -> str | None:
             return explain(cause) or f"{key[1] if key else 'config'}: {cause} ({type(cause).__name__})"
         case MissingMandatoryValue():
             return f"{error.full_key} is needed: give {error.full_key}=VALUE. --help shows examples."
+        case yaml.YAMLError() | OSError() | ValueError() if _came_through(error, "config_repository.py"):
+            return f"A yaml of the config cannot be read: {' '.join(str(error).split())}."
+        case RecursionError() if _came_through(error, "defaults_list.py"):
+            return "The defaults of a yaml of the config name each other without end."
         case ValueError() if "Config group override must be" in str(error):  # Hydra's word for cell=null and cell=5
             return _no_option()
         case TypeError() if _raised_in(error).filename.endswith("hydra/_internal/defaults_list.py"):  # for cell=[5]
@@ -161,6 +166,11 @@ def _raised_in(error: BaseException) -> FrameSummary:
     return extract_tb(error.__traceback__)[-1] if error.__traceback__ else FrameSummary("", 0, "")
 
 
+def _came_through(error: BaseException, file: str) -> bool:
+    """Whether it was raised below a file of Hydra's."""
+    return any(frame.filename.endswith(f"hydra/_internal/{file}") for frame in extract_tb(error.__traceback__))
+
+
 def _no_option() -> str:
     """Which group was given a value that cannot be the name of an option."""
     for argument in sys.argv[1:]:
@@ -174,7 +184,7 @@ def _no_option() -> str:
 
 def _with_cause(error: BaseException) -> str:
     lines = [str(error).strip(), *([str(error.__cause__).strip().split("\n")[0]] if error.__cause__ else [])]
-    return "\n".join(lines)
+    return "\n".join(filter(None, lines))
 
 
 def _no_launcher(name: str) -> str:
