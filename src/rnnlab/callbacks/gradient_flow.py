@@ -44,7 +44,7 @@ class Trace:
     def add(self, step: int, norms: np.ndarray) -> None:
         """Append a probe's (time,) norms."""
         self.steps.append(step)
-        self.values.extend(norms.astype(float))
+        self.values.frombytes(norms.astype(float).tobytes())
 
 
 class GradientFlow(pl.Callback):
