@@ -45,14 +45,25 @@ server.set_forkserver_preload(
 )
 
 
+def environment(**given: str) -> dict[str, str]:
+    """The environment of a script: a PYTHONPATH of its own comes before this checkout, which it does not replace."""
+    python_path = _joined(given.get("PYTHONPATH"), os.environ["PYTHONPATH"])
+    return {**os.environ, **ENVIRONMENT, **given, "PYTHONPATH": python_path}
+
+
+def _joined(*paths: str | None) -> str:
+    return os.pathsep.join(filter(None, paths))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Encoded texts are kept for this session only."""
+    """Encoded texts are kept for this session only, and scripts import this checkout."""
     import torch
 
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")  # for the server, too
+        patch.setenv("PYTHONPATH", _joined(str(ROOT / "src"), os.environ.get("PYTHONPATH")))
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
         yield
 
@@ -90,7 +101,7 @@ def script(tmp_path: Path) -> Any:
         check: bool = True,
         stdin: str = "",
         killer: Callable | None = None,
-        **environment: str,
+        **given: str,
     ) -> Result:
         command = [str(ROOT / "scripts" / f"{name}.py"), *arguments]
         if (
@@ -99,8 +110,8 @@ def script(tmp_path: Path) -> Any:
             and not any(argument.startswith("hydra.run.dir") for argument in arguments)
         ):
             command.append(f"hydra.run.dir={tmp_path / folder}")
-        anew = any(key.startswith("PYTHON") for key in environment)  # what only a new interpreter heeds
-        place = (command, stdin, tmp_path, {**os.environ, **ENVIRONMENT, **environment})
+        anew = any(key.startswith("PYTHON") for key in given)  # what only a new interpreter heeds
+        place = (command, stdin, tmp_path, environment(**given))
         result = new_interpreter(*place) if anew else forked(*place, killer)
         result.folder = tmp_path / folder
         if check:
@@ -147,4 +158,5 @@ def _script(command: list[str], streams: list[Path], folder: Path, environment: 
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):  # imported before Hydra, they log by themselves
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
+    assert Path(sys.modules["rnnlab"].__file__).is_relative_to(ROOT)
     runpy.run_path(command[0], run_name="__main__")

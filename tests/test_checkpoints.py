@@ -22,7 +22,7 @@ HUGE = 10**12
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     """A run's folder with three checkpoints; small, but for a network of three layers."""
-    from conftest import ENVIRONMENT, ROOT, forked
+    from conftest import ROOT, environment, forked
 
     folder = tmp_path_factory.mktemp("good")
     command = [
@@ -33,7 +33,7 @@ def good(tmp_path_factory):
         "mode=max",
     ]
     place = (f"hydra.run.dir={folder}/run", "logger=none", "callbacks=none", "trainer=cpu")
-    result = forked([*command, *place], "", folder, {**os.environ, **ENVIRONMENT})
+    result = forked([*command, *place], "", folder, environment())
     assert result.returncode == 0, result.stderr
     return folder / "run" / "checkpoints"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ENVIRONMENT, ROOT
+from conftest import ROOT, environment
 
 TRAIN = str(ROOT / "scripts" / "train.py")
 SMALL = ("model=classifier", "data=random", "data.num_train=128", "data.num_test=101", "data.num_val=33", "logger=none",
@@ -19,10 +19,9 @@ SMALL = ("model=classifier", "data=random", "data.num_train=128", "data.num_test
 LONG = (*SMALL, "cell.num_layers=2", "cell.dropout=0.5", "trainer.max_epochs=100000")
 
 
-def start(*command, **environment):
-    environment = {**os.environ, **ENVIRONMENT, **environment}
-    return subprocess.Popen([sys.executable, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True)  # fmt: skip
+def start(*command, **given):
+    return subprocess.Popen([sys.executable, *command], env=environment(**given), stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)  # fmt: skip
 
 
 def end(process, within=60):

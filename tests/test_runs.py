@@ -304,8 +304,11 @@ class RunningSum(torch.nn.Module):
         self.enter = torch.nn.Linear(input_size, hidden_size)
 
     def forward(self, x, state=None):
+import rnnlab
         out = self.enter(x).cumsum(1) + (0 if state is None else state[:, None])
         return out, out[:, -1]
+print("rnnlab:", rnnlab.__file__)
+
 """
 
 
@@ -328,6 +331,7 @@ def test_debug_presets_run(debug, script):
     result = script("train", f"debug={debug}", "model=classifier", "data=random", "data.num_train=64")
     if debug == "profile":
         assert "run_training_batch" in (result.folder / "fit-profile.txt").read_text()
+    assert f"rnnlab: {ROOT / 'src'}" in trained.stdout  # not another one that is installed
     if debug == "fast":
         assert torch.load(result.folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1
     if debug == "overfit":
