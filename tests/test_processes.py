@@ -81,7 +81,9 @@ def test_torchrun_is_one_process_with_the_same_global_batch(alone, tmp_path):
 
 
 def test_two_machines_are_one_process_with_the_same_global_batch(alone, tmp_path):
-    agent = (*TORCHRUN, "--nnodes=2", "--nproc_per_node=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:29517",
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    agent = (*TORCHRUN, "--nnodes=2", "--nproc_per_node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}",
              "--local-addr=127.0.0.1", TRAIN, *SMALL, "trainer=ddp_cpu", "data.batch_size=16", "trainer.max_epochs=2",
              f"hydra.run.dir={tmp_path}/run")  # fmt: skip
     agents = [start(*agent), start(*agent)]
