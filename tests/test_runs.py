@@ -128,9 +128,11 @@ def test_every_pair_trains_or_says_what_fits(model, data, script, tmp_path):
     ],
 )
 def test_evaluate_gives_the_metrics_of_training_to_the_last_digit(overrides, script):
-    trained = script("train", *overrides, "trainer.max_epochs=1")
+    trained = script("train", *overrides, "trainer.max_epochs=2", "mode=max")
     ckpt = trained.folder / "checkpoints" / "best.ckpt"
-    assert torch.load(ckpt, weights_only=True)["rnnlab"]["format"] == checkpoint.FORMAT
+    best, last = (torch.load(ckpt.with_stem(name), weights_only=True) for name in ("best", "last"))
+    assert best["rnnlab"]["format"] == checkpoint.FORMAT
+    assert best["global_step"] < last["global_step"]  # the loss falls
     evaluated = script("evaluate", f"ckpt={ckpt}", folder="evaluation")
     assert evaluated.metrics == trained.metrics
     table = re.compile(r"│ (test/\S+)\s*│ (\S+)\s*│")
