@@ -1,9 +1,10 @@
 import os
+from itertools import product
 
 import pytest
 import torch
 
-from rnnlab.data.base import EvenBatches, GlobalBatches
+from rnnlab.data.base import DRAWN, EvenBatches, GlobalBatches
 from rnnlab.data.hello import HelloData
 from rnnlab.data.random import RandomData
 from rnnlab.data.waves import WavesData
@@ -31,6 +32,23 @@ def test_an_epoch_of_one_pass_repeats_nothing_and_every_epoch_has_its_order():
     assert torch.equal(first, torch.cat(list(sampler)))
     sampler.set_epoch(1)
     assert not torch.equal(first, torch.cat(list(sampler)))
+
+
+def test_every_epoch_of_every_seed_has_an_order_of_its_own():
+    orders = {}
+    for seed, epoch in product(range(4), range(4)):
+        sampler = GlobalBatches(64, 8, None, seed)
+        sampler.set_epoch(epoch)
+        orders[seed, epoch] = tuple(torch.cat(list(sampler)).tolist())
+    assert len(set(orders.values())) == 16
+
+
+@pytest.mark.parametrize("position", [1, DRAWN // 8 - 1, DRAWN // 8, 2 * DRAWN // 8 + 5])
+def test_an_epoch_goes_on_at_any_position(position):
+    """Its order is drawn a piece at a time."""
+    whole, resumed = (GlobalBatches(50, 8, steps=3 * DRAWN // 8, seed=0) for _ in range(2))
+    resumed.load_state_dict({"epoch": 0, "position": position})
+    assert torch.equal(torch.stack(list(resumed)), torch.stack(list(whole))[position:])
 
 
 def test_a_small_set_repeats_within_an_epoch():
