@@ -130,12 +130,14 @@ def test_copy(kind):
 def test_samples_depend_on_their_index_alone(kind):
     data = kind()
     data.setup("fit")
-    for split in ("train", "val"):
+    for split in ("train", "val", "test"):
         whole = data.splits[split][torch.arange(40)]
         some = data.splits[split][torch.tensor([33, 4])]
         assert all(torch.equal(part, all_of[[33, 4]]) for part, all_of in zip(some, whole, strict=True))
-    train, val = (data.splits[split][torch.arange(40)][0] for split in ("train", "val"))
+    train, val, test = (data.splits[split][torch.arange(40)][0] for split in ("train", "val", "test"))
     assert not torch.equal(train, val)
+    assert not torch.equal(train, test)
+    assert not torch.equal(val, test)
     other = kind(seed=1)
     other.setup("fit")
     assert not torch.equal(other.splits["val"][torch.arange(40)][0], val)
