@@ -342,6 +342,15 @@ def test_swings_that_grow_with_the_level_are_noticed(tmp_path):
         assert Forecaster(CELL, {}, data.spec.as_dict()).logs.tolist() == [grows]
 
 
+@pytest.mark.parametrize(("power", "grows"), [(0.45, False), (0.55, True)])
+def test_a_logarithm_is_taken_where_swings_grow_with_more_than_the_root_of_the_level(power, grows, tmp_path):
+    t = np.arange(144)
+    level = 100 * 1.5 ** (t // 12)  # steady within a season
+    swings = 3 * np.sin(2 * np.pi * t / 12) * level**power
+    data = data_of(table(tmp_path, y=level + swings), context=24, horizon=12, season=12, val=12, test=12)
+    assert data.spec.grows == (grows,)
+
+
 # what a user gets wrong
 
 
