@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
+from rnnlab.data.waves import WavesData
 from rnnlab.scores import ForecastScores
 from rnnlab.tasks.forecaster import Forecaster
 
@@ -151,18 +152,22 @@ def test_losses(loss):
     assert (out.grad[2:, 3:] == 0).all()
 
 
-def scored(forecast, y, differences, quantiles=(0.1, 0.5, 0.9), batch=7):
+def measured(forecast, y, differences, quantiles=(0.1, 0.5, 0.9), batch=7):
     scores = ForecastScores(y.shape[1], tuple(f"y{number}" for number in range(y.shape[2])), quantiles)
     for parts in zip(*(part.split(batch) for part in (forecast, y, differences)), strict=True):
         scores.update(*parts)
-    return scores.compute()
+    return scores.compute(), scores.by_step
+
+
+def scored(*arguments):
+    return measured(*arguments)[0]
 
 
 def test_scores_are_those_of_their_definitions():
     generator = torch.Generator().manual_seed(0)
     y, differences = 10 * torch.randn(50, 6, 2, generator=generator), 1 + torch.rand(50, 1, 2, generator=generator)
     forecast = (y[..., None] + 5 * torch.randn(50, 6, 2, 3, generator=generator)).sort(-1).values
-    scores = scored(forecast, y, differences)
+    scores, by_step = measured(forecast, y, differences)
     truth, values, unit = (part.double().numpy() for part in (y, forecast, differences))
     error = truth - values[..., 1]
     levels = np.array([0.1, 0.5, 0.9])
@@ -179,6 +184,28 @@ def test_scores_are_those_of_their_definitions():
     for name, value in expected.items():
         assert scores[name] == pytest.approx(value, rel=1e-5), name
     assert scores["y1/mae"] == pytest.approx(np.abs(error[..., 1]).mean(), rel=1e-5)
+    for found, errors in zip(by_step, (np.abs(error), np.abs(error) / unit), strict=True):  # MAE, MASE
+        np.testing.assert_allclose(found, errors.mean(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_the_picture_of_errors_by_step_shows_mae_of_one_series_and_mase_of_several(number, monkeypatch):
+    data = WavesData(num_series=number, length=200, context=CONTEXT, horizon=HORIZON, season=4)
+    data.setup("test")
+    task = Forecaster(cell_of("gru"), {}, data.spec.as_dict()).eval()
+    x, y, naive, last, differences = batch = data.splits["test"][torch.arange(len(data.splits["test"]))]
+    with torch.no_grad():
+        task.test_step(batch, 0)
+        median = task.forecast(x)[..., 1]
+    monkeypatch.setattr(task, "log_dict", lambda *_, **__: None)
+    task.on_test_epoch_end()
+    axes = task.figures(data, "test")["test_error_by_step"].axes[0]
+    lines = {line.get_label(): line for line in axes.lines}
+    assert "MASE" in axes.get_ylabel() if number > 1 else axes.get_ylabel() == "mean absolute error"
+    for name, forecast in (("model", median), ("seasonal naive", naive), ("last value", last)):
+        errors = (y - forecast).abs() / (differences if number > 1 else 1)
+        assert lines[name].get_xdata().tolist() == list(range(1, HORIZON + 1))
+        np.testing.assert_allclose(lines[name].get_ydata(), errors.mean((0, 2)), rtol=1e-4)
 
 
 def test_scores_that_would_divide_by_zero():
