@@ -50,21 +50,26 @@ def test_hello_is_learned_by_every_cell_for_20_seeds(script, tmp_path):
 def test_the_run_is_the_plain_loop(script):
     result = script("train", "experiment=tutorial/hello", "seed=7", "logger=csv", "trainer.log_every_n_steps=1")
     rows = [line.split(",") for line in (result.folder / "metrics.csv").read_text().splitlines()]
-    column = rows[0].index("train/loss")
-    losses = [float(row[column]) for row in rows[1:] if row[column]]
+    losses, norms = (
+        [float(row[column]) for row in rows[1:] if row[column]]
+        for column in map(rows[0].index, ("train/loss", "train/grad_norm"))
+    )
 
     torch.manual_seed(7)
     rnn, head = nn.RNN(4, 8, batch_first=True), nn.Linear(8, 4)
     optimizer = torch.optim.Adam([*rnn.parameters(), *head.parameters()], lr=0.01)
     x, y = torch.eye(4)[torch.tensor([[0, 1, 2, 2]])], torch.tensor([1, 2, 2, 3])
-    expected = []
+    expected, lengths = [], []
     for _ in range(100):
         loss = F.cross_entropy(head(rnn(x)[0])[0], y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         expected.append(loss.item())
+        gradient = [weight.grad.flatten() for weight in (*rnn.parameters(), *head.parameters())]
+        lengths.append(torch.cat(gradient).square().sum().sqrt().item())
     assert losses == pytest.approx(expected, abs=1e-6)
+    assert norms == pytest.approx(lengths, abs=1e-6)
 
 
 def test_parameter_counts_of_the_tutorials(script, tmp_path):
@@ -288,16 +293,21 @@ def test_r2_of_a_single_sample_is_undefined(script):
 
 def test_accumulated_gradients_leave_the_loss_as_it_is(script):
     still = ("model=classifier", "data=random", "optim.lr=1e-9", "trainer.max_epochs=1", "logger=csv")
+    still += ("trainer.gradient_clip_val=1e-3",)
     result = script("train", *still, "trainer.accumulate_grad_batches=4", "trainer.log_every_n_steps=4")
     rows = [line.split(",") for line in (result.folder / "metrics.csv").read_text().splitlines()]
     table = [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
     train = [float(row["train/loss"]) for row in table if row["train/loss"]]
     val = [float(row["val/loss"]) for row in table if row["val/loss"]]
     assert sum(train) / len(train) == pytest.approx(val[0], rel=0.1)
+    assert all(float(row["train/grad_norm"]) > 0.01 for row in table if row["train/grad_norm"])  # before clipping
 
 
 OWN_CELL = """
+import rnnlab
 import torch
+
+print("rnnlab:", rnnlab.__file__)
 
 class RunningSum(torch.nn.Module):
     def __init__(self, input_size, hidden_size, batch_first):
@@ -306,11 +316,8 @@ class RunningSum(torch.nn.Module):
         self.enter = torch.nn.Linear(input_size, hidden_size)
 
     def forward(self, x, state=None):
-import rnnlab
         out = self.enter(x).cumsum(1) + (0 if state is None else state[:, None])
         return out, out[:, -1]
-print("rnnlab:", rnnlab.__file__)
-
 """
 
 
@@ -324,6 +331,7 @@ def test_a_cell_of_ones_own(script, tmp_path):
     ckpt = trained.folder / "checkpoints" / "best.ckpt"
     evaluated = script("evaluate", *arguments, f"ckpt={ckpt}", folder="evaluation", PYTHONPATH=str(tmp_path))
     assert evaluated.metrics == trained.metrics
+    assert f"rnnlab: {ROOT / 'src'}" in trained.stdout  # not another one that is installed
     refused = script("evaluate", f"ckpt={ckpt}", folder="refused", check=False, PYTHONPATH=str(tmp_path))
     assert "my_cell.RunningSum" in refused.stderr
 
@@ -333,7 +341,6 @@ def test_debug_presets_run(debug, script):
     result = script("train", f"debug={debug}", "model=classifier", "data=random", "data.num_train=64")
     if debug == "profile":
         assert "run_training_batch" in (result.folder / "fit-profile.txt").read_text()
-    assert f"rnnlab: {ROOT / 'src'}" in trained.stdout  # not another one that is installed
     if debug == "fast":
         assert torch.load(result.folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1
     if debug == "overfit":
