@@ -4,6 +4,7 @@ import csv
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -394,6 +395,22 @@ def test_the_mean_loss_leaves_out_all_batches_of_a_step_that_was_left_out():
                 guard.bad = bad
             curves.on_train_batch_end(trainer, task, {"loss": torch.tensor(loss / 2)}, None, number)
     assert logged == [(1, 2.0), (2, None), (3, 8.0)]
+
+
+@pytest.mark.parametrize(("least", "scale"), [(0.99, "log"), (1.01, "linear"), (0.0, "linear"), (-1.0, "linear")])
+def test_losses_that_differ_by_more_than_a_factor_of_ten_have_a_logarithmic_axis(least, scale, tmp_path, monkeypatch):
+    shown = {}
+    monkeypatch.setattr("rnnlab.callbacks.curves.publish", lambda trainer, name, figure: shown.update({name: figure}))
+    history = {"train/loss": [[10, 10.0], [20, 3.0]], "val/loss": [[20, least]]}
+    curves = Curves()
+    curves.load_state_dict({"history": {name: torch.tensor(rows) for name, rows in history.items()}, "losses": []})
+    trainer = SimpleNamespace(is_global_zero=True, default_root_dir=tmp_path)
+    curves.on_fit_end(trainer, SimpleNamespace(loss_label="nats"))
+    (axes,) = shown["loss"].axes
+    assert (axes.get_ylabel(), axes.get_yscale()) == ("nats", scale)
+    drawn = {line.get_label(): line.get_xydata() for line in axes.lines}
+    for name, rows in history.items():
+        np.testing.assert_allclose(drawn[name], rows, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
