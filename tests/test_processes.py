@@ -153,6 +153,44 @@ def test_a_signal_ends_a_run_after_a_step_and_loses_nothing(trainer, number, scr
         assert all(map(torch.equal, one.values(), other.values()))
 
 
+def test_a_second_ctrl_c_ends_a_run_in_the_middle_of_a_step(script, tmp_path):
+    step = ("data=hello", "data.epoch_steps=1000000", "trainer.accumulate_grad_batches=1000000", "trainer=cpu")
+    bare = ("callbacks=none", "logger=none", "+trainer.val_check_interval=10")  # which saves within the step
+
+    def interrupt(process):
+        while process.is_alive() and not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists():
+            process.join(0.01)
+        os.kill(process.pid, signal.SIGINT)
+        process.join(1.2)  # the same signal within a second is the first one
+        assert process.is_alive()
+        os.kill(process.pid, signal.SIGINT)
+        process.join(20)
+        process.kill()
+
+    ended = script("train", *step, *bare, killer=interrupt, check=False)
+    assert ended.returncode == -signal.SIGINT
+
+
+def test_a_signal_before_training_and_in_the_last_validation_ends_a_run(script, tmp_path):
+    arguments = (*SMALL, "trainer=cpu", "data.num_val=30000", "trainer.max_epochs=1", "checkpoint.every_minutes=1e-9")
+
+    def terminate_at(sign, wait):
+        def terminate(process):
+            while process.is_alive() and not (tmp_path / "run" / sign).exists():
+                process.join(0.002)
+            process.join(wait)
+            process.terminate()
+
+        return terminate
+
+    for sign, wait in (("environment.json", 0), ("checkpoints/last.ckpt", 0.3)):  # which the first step leaves
+        ended = script("train", *arguments, killer=terminate_at(sign, wait), check=False)
+        assert ended.returncode == 128 + signal.SIGTERM
+        assert "Stopped by SIGTERM" in ended.stdout
+        assert (tmp_path / "run" / sign).exists()
+        assert not (tmp_path / "run" / "metrics.json").exists()
+
+
 def test_a_run_that_loses_a_process_says_so_and_can_go_on(script, tmp_path):
     folder = tmp_path / "run"
     process = start(TRAIN, *LONG, "trainer=ddp_cpu", f"hydra.run.dir={folder}")
