@@ -180,8 +180,9 @@ def test_what_nobody_set_by_hand_is_shown_where_nothing_else_explains_it(tmp_pat
 
 def test_what_became_of_runs(tmp_path, table, capsys):
     run(tmp_path, "cell=rnn", "optim.lr=0.01", "seed=1", metrics={"test/loss": 0.5})
-    run(tmp_path, "cell=rnn", "seed=2", status="running", pid=os.getpid(), born=records._born(os.getpid()), score=0.1)
-    run(tmp_path, "cell=rnn", "seed=3", status="running", host="elsewhere")
+    living = {"pid": os.getpid(), "born": records._born(os.getpid())}
+    run(tmp_path, "cell=rnn", "seed=2", status="running", **living, score=0.1, seconds=90.0)
+    run(tmp_path, "cell=rnn", "seed=3", status="running", host="elsewhere", seconds=90.0)
     run(tmp_path, "cell=gru", "seed=1", status="running", score=0.1)
     run(tmp_path, "cell=gru", "seed=2", status="pruned", score=0.2)
     # killed before it could say what it is
@@ -193,6 +194,7 @@ def test_what_became_of_runs(tmp_path, table, capsys):
     assert found["cell"] == ["rnn", "gru"]
     assert found["status"] == ["2 running", "2 killed, 1 pruned"]
     assert found["test/loss"] == ["0.500", ""]
+    assert found["time"] == ["2.5 s", "2.5 s"]  # of finished runs, if there are any
     header, *lines = table(tmp_path, "csv", fold=False)
     assert sorted(line[header.index("val/loss")] for line in lines) == ["", "", "", "0.1", "0.1", "0.2"]
 
