@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from rnnlab import checkpoint, conf
+from rnnlab.spec import SequenceSpec
 
 ROOT = Path(__file__).parents[1]
 
@@ -86,6 +87,15 @@ def test_parameter_counts_of_the_tutorials(script, tmp_path):
     assert [int(count.replace(",", "")) for count in counts] == [count for row in expected.values() for count in row]
     for shapes in ("(3, 7, 5)", "(3, 2)", "(1, 4, 8), (1, 1, 8)", "(5, 10, 10), (1, 5, 10)"):
         assert shapes in done.stdout
+
+
+def test_parameter_count_of_the_shakespeare_recipe():
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", ["experiment=shakespeare", "data.path=any"])
+    signs = 65  # of tinyshakespeare
+    model = instantiate(cfg.model, spec=SequenceSpec("tokens", signs, signs, 64).as_dict())
+    lstm = 4 * 640 * (64 + 640 + 2)
+    assert sum(map(torch.numel, model.parameters())) == signs * 64 + lstm + 641 * signs  # 1.9 M
 
 
 @pytest.mark.parametrize("model", options("model"))
