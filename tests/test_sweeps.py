@@ -111,6 +111,18 @@ def test_a_sweep_that_was_killed_goes_on_where_it_was(script, tmp_path, own):
     assert all(map(torch.equal, one.values(), other.values()))
 
 
+def test_sigterm_ends_a_sweep(script, tmp_path):
+    def terminate(process):
+        while process.is_alive() and not (tmp_path / "sweep" / "progress.json").exists():
+            process.join(0.002)
+        process.terminate()
+
+    arguments = (*SMALL, "callbacks=none", "seed=1,2", f"hydra.sweep.dir={tmp_path}/sweep")
+    ended = script("train", "-m", *arguments, killer=terminate, check=False)
+    assert ended.returncode == 128 + signal.SIGTERM
+    assert "To go on with what is missing: python " in ended.stderr
+
+
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_a_job_that_is_killed_leaves_the_others_alone(launcher, script, tmp_path, own):
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
@@ -127,12 +139,15 @@ def test_a_job_that_is_killed_leaves_the_others_alone(launcher, script, tmp_path
 
 def test_a_job_is_known_by_its_overrides_wherever_its_folder_is(script, tmp_path):
     where = (f"hydra.sweep.dir={tmp_path}/sweep", "hydra.sweep.subdir=${seed}/${hydra.job.override_dirname}")
+    other = tmp_path / "sweep" / "other"  # failed, and not asked for here: it has no say in the exit code
+    other.mkdir(parents=True)
+    (other / "run.json").write_text(json.dumps({"overrides": ["seed=9"], "settings": {}, "status": "failed"}))
     swept = (*SMALL, "callbacks=none", "seed=1,1,2", "monitor=val/accuracy", "mode=max")
     first = script("train", "-m", *swept, *where)
     assert "2 of 2 jobs are over" in first.stdout
     again = script("train", "-m", *reversed(swept), *where)  # in another order
     assert "2 of 2 jobs are finished already" in again.stdout
-    assert len(list((tmp_path / "sweep").rglob("run.json"))) == 2
+    assert len(list((tmp_path / "sweep").rglob("run.json"))) == 2 + 1
 
 
 def test_a_folder_of_another_run(script):
