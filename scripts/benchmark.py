@@ -3,13 +3,13 @@
 import hydra
 from omegaconf import DictConfig
 
-from rnnlab import cli
+from rnnlab.commands import cli
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="benchmark")
 def main(cfg: DictConfig) -> None:
     with cli.one_message():
-        from rnnlab.benchmark import benchmark
+        from rnnlab.commands.benchmark import benchmark
 
         benchmark(cfg)
 

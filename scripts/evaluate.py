@@ -3,13 +3,13 @@
 import hydra
 from omegaconf import DictConfig
 
-from rnnlab import cli
+from rnnlab.commands import cli
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
     with cli.one_message():
-        from rnnlab.run import evaluate
+        from rnnlab.commands.evaluate import evaluate
 
         evaluate(cfg)
 

@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
-from rnnlab import cli
+from rnnlab.commands import cli
 
 LITERAL = cli.take_literally("ckpt", "data.path", "out", "plot") if __name__ == "__main__" else {}
 
@@ -11,7 +11,7 @@ LITERAL = cli.take_literally("ckpt", "data.path", "out", "plot") if __name__ == 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="forecast")
 def main(cfg: DictConfig) -> None:
     with cli.one_message():
-        from rnnlab.forecast import forecast
+        from rnnlab.commands.forecast import forecast
 
         forecast(cfg, LITERAL)
 

@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
-from rnnlab import cli
+from rnnlab.commands import cli
 
 LITERAL = cli.take_literally("ckpt", "prompt", "out", "score") if __name__ == "__main__" else {}
 
@@ -11,7 +11,7 @@ LITERAL = cli.take_literally("ckpt", "prompt", "out", "score") if __name__ == "_
 @hydra.main(version_base="1.3", config_path="../conf", config_name="generate")
 def main(cfg: DictConfig) -> None:
     with cli.one_message():
-        from rnnlab.generate import generate
+        from rnnlab.commands.generate import generate
 
         generate(cfg, LITERAL)
 

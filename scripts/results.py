@@ -7,8 +7,8 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
-from rnnlab import cli
-from rnnlab.errors import require
+from rnnlab.commands import cli
+from rnnlab.utils.errors import require
 
 
 def take_folders() -> list[str]:
@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> None:
     with cli.one_message():
         given = FOLDERS + ([f"logs={LITERAL['logs']}"] if "logs" in LITERAL else [])
         require(len(given) < 2, f"{' '.join(given)}: give one folder; all runs below it are compared.")
-        from rnnlab.results import results
+        from rnnlab.sweeps.results import results
 
         results(cfg, {**LITERAL, "logs": FOLDERS[0]} if FOLDERS else LITERAL)
 

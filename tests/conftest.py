@@ -41,7 +41,14 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 # A script's seconds are nearly all imports, so scripts are forked off a process that has them behind it
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(
-    ["conftest", "rnnlab.run", "rnnlab.generate", "rnnlab.data.text", "torch.utils.tensorboard", "torch._dynamo"]
+    [
+        "conftest",
+        "rnnlab.commands.train",
+        "rnnlab.commands.generate",
+        "rnnlab.data.text",
+        "torch.utils.tensorboard",
+        "torch._dynamo",
+    ]
 )
 
 

@@ -6,14 +6,14 @@ import torch.nn.functional as F
 from conftest import cells
 from torch import nn
 
-from rnnlab.cells import make_cell
-from rnnlab.cells.minimal import LinearRNN, MinGRU, MinLSTM
-from rnnlab.cells.scan import Scan, all_at_once, scan
-from rnnlab.errors import UserError
-from rnnlab.network import SimpleRNN, each
+from rnnlab.nn.cells import make_cell
+from rnnlab.nn.min_rnn import LinearRNN, MinGRU, MinLSTM
+from rnnlab.nn.rnn import SimpleRNN, map_state
+from rnnlab.nn.scan import Scan, all_at_once, scan
+from rnnlab.utils.errors import UserError
 
 OWN = [MinGRU, MinLSTM]
-MIN = {"_target_": "rnnlab.cells.minimal.MinGRU", "hidden_size": 6}
+MIN = {"_target_": "rnnlab.nn.min_rnn.MinGRU", "hidden_size": 6}
 
 
 def close(found, expected):
@@ -174,7 +174,7 @@ def test_the_scans_backward_pass_on_a_gpu_is_that_of_a_cpu(monkeypatch):
     inputs.append(torch.randn(2, 3, dtype=torch.float64, requires_grad=True))
     weights = torch.randn(9, 2, 3, dtype=torch.float64)
     expected = torch.autograd.grad((scan(*inputs) * weights).sum(), inputs)
-    monkeypatch.setattr("rnnlab.cells.scan.SEQUENTIAL", ())
+    monkeypatch.setattr("rnnlab.nn.scan.SEQUENTIAL", ())
     for found, right in zip(torch.autograd.grad((scan(*inputs) * weights).sum(), inputs), expected, strict=True):
         close(found, right)
     assert torch.autograd.gradcheck(Scan.apply, inputs)
@@ -272,9 +272,7 @@ def test_default_is_what_torch_draws():
 def test_forget_bias_is_that_of_the_gate_which_keeps_the_state():
     assert torch.equal(gates_of("LSTM", forget_bias=1.0)[2][1], torch.ones(64))  # input, forget, candidate, output
     assert torch.equal(gates_of("GRU", forget_bias=2.5)[2][1], torch.full((64,), 2.5))  # reset, update, new
-    (cell,) = make_cell(
-        {**MIN, "_target_": "rnnlab.cells.minimal.MinLSTM", "num_layers": 1, "forget_bias": 1.0}, 3
-    ).cells
+    (cell,) = make_cell({**MIN, "_target_": "rnnlab.nn.min_rnn.MinLSTM", "num_layers": 1, "forget_bias": 1.0}, 3).cells
     keep, _ = cell.recurrence(*cell.activate(cell.linear.bias))
     torch.testing.assert_close(keep, torch.full((6,), 1.0).sigmoid())
     (keeps,) = (cell.linear.bias[:6] for cell in make_cell({**MIN, "num_layers": 1, "forget_bias": 1.0}, 3).cells)
@@ -291,7 +289,7 @@ def test_chrono():
         assert memory.max() <= 99
         assert abs(memory.mean() - 50) < 4 * 98 / (12 * 64) ** 0.5  # four standard errors
     for kind, gate in (("MinGRU", slice(0, 64)), ("MinLSTM", slice(0, 64))):
-        config = {"_target_": f"rnnlab.cells.minimal.{kind}", "hidden_size": 64, "num_layers": 1, "chrono": 100}
+        config = {"_target_": f"rnnlab.nn.min_rnn.{kind}", "hidden_size": 64, "num_layers": 1, "chrono": 100}
         (cell,) = make_cell(config, 3).cells
         nn.init.zeros_(cell.linear.weight)
         keep, _ = cell.recurrence(*cell.activate(cell.linear(torch.zeros(1, 3))))
@@ -325,5 +323,5 @@ def test_state_of_a_stack_is_each_cells():
     out, state = make_cell({**MIN, "num_layers": 2, "bidirectional": True}, 3)(torch.randn(2, 5, 3))
     assert out.shape == (2, 5, 12)
     shapes = []
-    each(state, lambda part: shapes.append(part.shape))
+    map_state(state, lambda part: shapes.append(part.shape))
     assert shapes == [(1, 2, 6)] * 4

@@ -12,9 +12,10 @@ import torch
 from test_errors import message_of
 from test_kills import same
 
-from rnnlab import atomic, checkpoint
-from rnnlab.callbacks.checkpoints import AtomicIO
-from rnnlab.errors import UserError
+from rnnlab.training import checkpoint
+from rnnlab.training.callbacks.checkpoints import AtomicIO
+from rnnlab.utils.errors import UserError
+from rnnlab.utils.files import write_atomically
 
 BARE = ("callbacks=none", "logger=none")
 HUGE = 10**12
@@ -122,7 +123,7 @@ def test_a_file_is_on_disk_before_it_replaces_another(tmp_path, monkeypatch):
     AtomicIO().save_checkpoint({"step": 1}, tmp_path / "last.ckpt")
     assert calls == [("fsync", "last.partial", True), ("rename", "last.ckpt"), ("fsync", tmp_path.name, True)]
     calls.clear()
-    atomic.write(tmp_path / "run.json", "{}")
+    write_atomically(tmp_path / "run.json", "{}")
     assert calls == [("fsync", "run.json.partial", True), ("rename", "run.json")]
 
 
@@ -234,7 +235,7 @@ HOSTILE = {
     "os.system as a cell": traced("cell", "os.system", command="touch {trace}"),
     "eval as an optimizer": traced("optim", "builtins.eval", expression="open('{trace}', 'w')"),
     "eval as data": traced("data", "builtins.eval", source="open('{trace}', 'w')"),
-    "torch.load through a module of rnnlab": traced("cell", "rnnlab.checkpoint.torch.load", f="{trace}"),
+    "torch.load through a module of rnnlab": traced("cell", "rnnlab.training.checkpoint.torch.load", f="{trace}"),
     "a network as data": traced("data", "torch.nn.RNN"),
     "data as a cell": traced("cell", "rnnlab.data.text.TextData", path="{trace}"),
     "another network as a cell": cell(_target_="torch.nn.Transformer"),

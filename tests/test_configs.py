@@ -28,17 +28,19 @@ from hypothesis import HealthCheck, given, note, seed, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from rnnlab import conf, run
+from rnnlab.commands import train
+from rnnlab.config import repository
 
 # By hand: EXAMPLES=5000 SEED=7 pytest tests/test_configs.py
 EXAMPLES, SEED, PARTS = int(os.environ.get("EXAMPLES", "500")), int(os.environ.get("SEED", "0")), 4
 SECONDS = 60  # for one config, of which most take a tenth of one
 
 GROUPS = ("model", "data", "cell", "optim", "trainer", "callbacks", "logger", "debug", "experiment")
-OPTIONS = {group: conf.options(group) for group in GROUPS}
-FILES = conf.read(conf.HOME / "conf")
+OPTIONS = {group: repository.options(group) for group in GROUPS}
+FILES = repository.read(repository.HOME / "conf")
 KINDS = {
-    group: {name: get_class(target) for name, target in conf.targets(group).items()} for group in ("model", "data")
+    group: {name: get_class(target) for name, target in repository.targets(group).items()}
+    for group in ("model", "data")
 }
 # what takes long to read or starts processes
 SLOW = ("data=python", "experiment=python", "trainer=ddp_cpu", "trainer=slurm")
@@ -134,13 +136,13 @@ NO_OPTIONS = ["nope", "null", "", "[]", "[rnn,lstm]", "rnn,lstm", "../cell/rnn",
 def keys_of(chosen):
     """The keys of the chosen options' files and of train.yaml, with the values that they hold."""
     held = [FILES["train"], *(FILES.get(f"{group}/{option}", {}) for group, option in chosen.items())]
-    found = {key: value for content in held for key, value in conf.leaves(content)}
+    found = {key: value for content in held for key, value in repository.flatten(content)}
     return {key: value for key, value in found.items() if not re.search(r"(^|\.)(defaults|hydra)(\.|$)", key)}
 
 
 @st.composite
 def right_arguments(draw):
-    """A config that trains for a step or two, as far as can be said without saying again what `rnnlab.check` says."""
+    """A config that trains for a step or two, as far as can be said without repeating `config.validate`."""
     task = draw(st.sampled_from(OPTIONS["model"]))
     fitting = [name for name, data in KINDS["data"].items() if KINDS["model"][task].kind in data.kinds]
     chosen = {"model": task, "data": draw(st.sampled_from([name for name in fitting if f"data={name}" not in SLOW]))}
@@ -218,7 +220,7 @@ def _hang(*_):
     raise Hang
 
 
-# what `rnnlab.cli.run` leaves changed in its process
+# what `rnnlab.commands.cli.run` leaves changed in its process
 LEFT = [(hydra_utils, "run_and_report"), (logging, "raiseExceptions"), (threading, "excepthook")]
 
 
@@ -231,11 +233,11 @@ class Ended:
     def __init__(self, arguments, folder):
         out, err = io.StringIO(), io.StringIO()
         self.code, self.begun = 0, False
-        train, environment, handlers = run._train, dict(os.environ), list(logging.root.handlers)
+        original, environment, handlers = train._train, dict(os.environ), list(logging.root.handlers)
 
         def noted(*args):
             self.begun = True
-            return train(*args)
+            return original(*args)
 
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             patch.chdir(folder.parent)
@@ -245,7 +247,7 @@ class Ended:
             patch.setattr(HydraConfig.instance(), "cfg", None)
             for place, name in LEFT:
                 patch.setattr(place, name, getattr(place, name))
-            patch.setattr(run, "_train", noted)
+            patch.setattr(train, "_train", noted)
             before = signal.signal(signal.SIGALRM, _hang)
             signal.alarm(SECONDS)
             try:

@@ -4,11 +4,11 @@ from itertools import product
 import pytest
 import torch
 
-from rnnlab.data.base import DRAWN, EvenBatches, GlobalBatches
 from rnnlab.data.hello import HelloData
 from rnnlab.data.random import RandomData
+from rnnlab.data.samplers import DRAWN, EvenBatches, GlobalBatches
 from rnnlab.data.waves import WavesData
-from rnnlab.errors import UserError
+from rnnlab.utils.errors import UserError
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])

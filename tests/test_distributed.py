@@ -7,8 +7,8 @@ import torch
 from conftest import TEXT, server
 from torch import nn
 
-from rnnlab.guard import Guard, largest, total_norm
-from rnnlab.network import SimpleRNN, shard
+from rnnlab.nn.gradients import NonFiniteGradientGuard, largest, total_norm
+from rnnlab.nn.rnn import SimpleRNN, shard
 
 FSDP = ("trainer=fsdp", "trainer.accelerator=cpu", "trainer.precision=32-true")
 SMALL = ("model=char", "data=text", f"data.path={TEXT}", "data.seq_len=16", "data.epoch_steps=6", "cell=lstm",
@@ -96,7 +96,7 @@ def _rank(rank: int, folder: Path) -> None:
         net(torch.ones(4, 6, 5))[0].sum().backward()
     torch.testing.assert_close(total_norm([w.grad for w in weights]), total_norm([w.grad for w in alone.parameters()]))
     torch.testing.assert_close(largest([w.detach() for w in weights]), largest([*alone.parameters()]))
-    guard = Guard()
+    guard = NonFiniteGradientGuard()
     guard(optimizer, 0.01)
     nn.utils.clip_grad_norm_(alone.parameters(), 0.01)
     for weight, expected in zip(weights, alone.parameters(), strict=True):

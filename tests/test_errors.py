@@ -12,10 +12,11 @@ from conftest import SERIES, TEXT, needs
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 
-from rnnlab import conf
-from rnnlab.check import check, faults
+from rnnlab.config import repository
+from rnnlab.config.validate import faults
 from rnnlab.data.base import SequenceData
-from rnnlab.errors import UserError
+from rnnlab.training.dry_run import check_run
+from rnnlab.utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 BARE = ("callbacks=none", "logger=none")
@@ -116,17 +117,17 @@ def fitting(overrides):
     chosen = [override.partition("=")[2] for override in overrides if override.startswith("data=")]
     if not chosen or any(override.startswith("model=") for override in overrides):
         return []
-    kind = get_class(conf.targets("data")[chosen[0]]).kinds[0]
-    return [f"model={name}" for name, target in conf.targets("model").items() if get_class(target).kind == kind] + [
-        given for given in needs(chosen[0]) if given.partition("=")[0] not in " ".join(overrides)
-    ]
+    kind = get_class(repository.targets("data")[chosen[0]]).kinds[0]
+    return [
+        f"model={name}" for name, target in repository.targets("model").items() if get_class(target).kind == kind
+    ] + [given for given in needs(chosen[0]) if given.partition("=")[0] not in " ".join(overrides)]
 
 
 def checked(*overrides):
     right = fitting(overrides)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", ["name=any", *right, *overrides])
-    check(cfg)
+    check_run(cfg)
 
 
 @pytest.mark.parametrize(

@@ -30,17 +30,19 @@ from omegaconf import OmegaConf
 from rich.console import Group
 from rich.table import Table
 
-from rnnlab import cli, generate, run
-from rnnlab.charts import draw_confusion
-from rnnlab.check import check
-from rnnlab.console import tell
-from rnnlab.data import files
+from rnnlab.commands import cli, generate
+from rnnlab.config.messages import explain
+from rnnlab.data.spec import SequenceSpec
 from rnnlab.data.text import TextData
-from rnnlab.errors import UNPRINTABLE, UserError
-from rnnlab.figures import publish
-from rnnlab.spec import SequenceSpec
+from rnnlab.data.vocabulary import UNKNOWN
 from rnnlab.tasks.char import CharModel
-from rnnlab.vocabulary import UNKNOWN
+from rnnlab.tasks.plots import draw_confusion
+from rnnlab.training import trainer
+from rnnlab.training.dry_run import check_run
+from rnnlab.utils import files
+from rnnlab.utils.console import tell
+from rnnlab.utils.errors import UNPRINTABLE, UserError
+from rnnlab.utils.figures import save_figure
 
 ROOT = Path(__file__).parents[1]
 TIMES = int(os.environ.get("EXAMPLES", "0"))  # by hand: so many times the examples, and others at each start
@@ -78,7 +80,7 @@ def counted(ended):
     try:
         yield
     except (UserError, InstantiationException) as error:
-        told = cli.explain(error)
+        told = explain(error)
     ended.append(told)
     assert told is None or not UNPRINTABLE.search(told), told
 
@@ -123,12 +125,12 @@ def outcome(ended, content, suffix, overrides, more=None, trained=False, spec=No
         cfg.data = {**cfg.data, "path": str(path), **(more or {})}
         if "cache" in cfg.data:
             cfg.data.cache = f"{folder}/cache"
-        check(cfg)
+        check_run(cfg)
         if spec is None:
-            data, model = run.make_parts(cfg)
+            data, model = trainer.make_parts(cfg)
             loaders = [data.train_dataloader(), data.val_dataloader(), data.test_dataloader()]
         else:
-            data = run.instantiate(cfg.data)
+            data = trainer.instantiate(cfg.data)
             data.spec = spec
             data.prepare_data()
             data.setup("test")
@@ -161,7 +163,7 @@ def tried(number, strategy, share=0.1):
 def _quiet(monkeypatch):
     monkeypatch.setenv("PL_GLOBAL_SEED", "1")
     with warnings.catch_warnings():
-        run.quiet()
+        trainer.quiet()
         yield
 
 
@@ -639,8 +641,8 @@ def refused(overrides, **more):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     cfg.data = {**cfg.data, **more}
     with in_time(), counted(ended):
-        check(cfg)
-        run.make_parts(cfg)
+        check_run(cfg)
+        trainer.make_parts(cfg)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1024 * MEGABYTES
     assert ended[0] is not None
     return ended[0]
@@ -737,7 +739,7 @@ def test_sizes_that_are_no_memory(key):
     """Batches are made one after the other: an epoch and a part may be of any length."""
     cfg = OmegaConf.create(config("model=classifier", "data=latch"))
     cfg.data = {**cfg.data, key: 10**12}
-    data, _ = run.make_parts(cfg)
+    data, _ = trainer.make_parts(cfg)
     assert len(next(iter(data.train_dataloader()))[0]) == len(next(iter(data.val_dataloader()))[0]) == 32
 
 
@@ -845,5 +847,5 @@ def test_a_text_is_escaped_on_a_terminal_only(monkeypatch):
 def test_names_that_no_font_has(tmp_path):
     trainer = SimpleNamespace(loggers=[], is_global_zero=True, default_root_dir=tmp_path)
     names = ["日本", "\x1b[31m", "\ud800", "x" * 10**5, "a\nb", "$\\frac{1$"]
-    publish(trainer, "names", draw_confusion(torch.ones(6, 6), names))
+    save_figure(trainer, "names", draw_confusion(torch.ones(6, 6), names))
     assert (tmp_path / "figures" / "names.png").exists()

@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from rnnlab.data.waves import WavesData
-from rnnlab.scores import ForecastScores
 from rnnlab.tasks.forecaster import Forecaster
+from rnnlab.tasks.metrics import ForecastScores
 
 CONTEXT, HORIZON = 12, 5
 SHOPS = (
@@ -152,9 +152,9 @@ def test_losses(loss):
     assert (out.grad[2:, 3:] == 0).all()
 
 
-def measured(forecast, y, differences, quantiles=(0.1, 0.5, 0.9), batch=7):
+def measured(forecast, y, mase_scale, quantiles=(0.1, 0.5, 0.9), batch=7):
     scores = ForecastScores(y.shape[1], tuple(f"y{number}" for number in range(y.shape[2])), quantiles)
-    for parts in zip(*(part.split(batch) for part in (forecast, y, differences)), strict=True):
+    for parts in zip(*(part.split(batch) for part in (forecast, y, mase_scale)), strict=True):
         scores.update(*parts)
     return scores.compute(), scores.by_step
 
@@ -165,10 +165,10 @@ def scored(*arguments):
 
 def test_scores_are_those_of_their_definitions():
     generator = torch.Generator().manual_seed(0)
-    y, differences = 10 * torch.randn(50, 6, 2, generator=generator), 1 + torch.rand(50, 1, 2, generator=generator)
+    y, mase_scale = 10 * torch.randn(50, 6, 2, generator=generator), 1 + torch.rand(50, 1, 2, generator=generator)
     forecast = (y[..., None] + 5 * torch.randn(50, 6, 2, 3, generator=generator)).sort(-1).values
-    scores, by_step = measured(forecast, y, differences)
-    truth, values, unit = (part.double().numpy() for part in (y, forecast, differences))
+    scores, by_step = measured(forecast, y, mase_scale)
+    truth, values, unit = (part.double().numpy() for part in (y, forecast, mase_scale))
     error = truth - values[..., 1]
     levels = np.array([0.1, 0.5, 0.9])
     loss = (truth[..., None] - values) * (levels - (truth[..., None] < values))
@@ -193,7 +193,7 @@ def test_the_picture_of_errors_by_step_shows_mae_of_one_series_and_mase_of_sever
     data = WavesData(num_series=number, length=200, context=CONTEXT, horizon=HORIZON, season=4)
     data.setup("test")
     task = Forecaster(cell_of("gru"), {}, data.spec.as_dict()).eval()
-    x, y, naive, last, differences = batch = data.splits["test"][torch.arange(len(data.splits["test"]))]
+    x, y, naive, last, mase_scale = batch = data.splits["test"][torch.arange(len(data.splits["test"]))]
     with torch.no_grad():
         task.test_step(batch, 0)
         median = task.forecast(x)[..., 1]
@@ -203,7 +203,7 @@ def test_the_picture_of_errors_by_step_shows_mae_of_one_series_and_mase_of_sever
     lines = {line.get_label(): line for line in axes.lines}
     assert "MASE" in axes.get_ylabel() if number > 1 else axes.get_ylabel() == "mean absolute error"
     for name, forecast in (("model", median), ("seasonal naive", naive), ("last value", last)):
-        errors = (y - forecast).abs() / (differences if number > 1 else 1)
+        errors = (y - forecast).abs() / (mase_scale if number > 1 else 1)
         assert lines[name].get_xdata().tolist() == list(range(1, HORIZON + 1))
         np.testing.assert_allclose(lines[name].get_ydata(), errors.mean((0, 2)), rtol=1e-4)
 

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from conftest import ROOT, TEXT
 from hydra import compose, initialize_config_dir
 
-from rnnlab.check import check
-from rnnlab.errors import UserError
-from rnnlab.network import SimpleRNN
-from rnnlab.writing import probabilities, write
+from rnnlab.config.validate import check_parts
+from rnnlab.nn.rnn import SimpleRNN
+from rnnlab.tasks.sampling import probabilities, write
+from rnnlab.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +215,7 @@ def test_every_wrong_value_is_one_fault(fault, right):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("generate", ["ckpt=any", fault])
     with pytest.raises(UserError) as raised:
-        check(cfg)
+        check_parts(cfg)
     assert str(raised.value).startswith(f"{fault} must be ")
     assert right in str(raised.value)
     assert "\n" not in str(raised.value)

@@ -13,15 +13,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from rnnlab.callbacks.curves import Curves
-from rnnlab.callbacks.gradient_flow import GradientFlow, Trace, draw, norm_of_steps
-from rnnlab.cells.adjoint import recorded, through_time
-from rnnlab.cells.minimal import MinGRU, MinLSTM
-from rnnlab.cells.stack import Stack
 from rnnlab.data.memory import AddingData
-from rnnlab.errors import UserError
-from rnnlab.guard import PATIENCE, Guard
-from rnnlab.network import SimpleRNN
+from rnnlab.nn.bptt import recorded, through_time
+from rnnlab.nn.gradients import PATIENCE, NonFiniteGradientGuard
+from rnnlab.nn.min_rnn import MinGRU, MinLSTM
+from rnnlab.nn.rnn import SimpleRNN
+from rnnlab.nn.stack import Stack
+from rnnlab.training.callbacks.curves import Curves
+from rnnlab.training.callbacks.gradient_flow import GradientFlow, Trace, draw, norm_of_steps
+from rnnlab.utils.errors import UserError
 
 
 def unrolled(cell, weights, x):
@@ -153,7 +153,7 @@ def test_a_hook_on_the_output_would_see_the_last_step_only():
 
 
 def test_recording_leaves_the_network_as_it_was():
-    net = SimpleRNN({"_target_": "rnnlab.cells.minimal.MinLSTM", "hidden_size": 6, "num_layers": 2}, 4, 2)
+    net = SimpleRNN({"_target_": "rnnlab.nn.min_rnn.MinLSTM", "hidden_size": 6, "num_layers": 2}, 4, 2)
     x = torch.randn(5, 12, 4)
     before = net(x)[0]
     with recorded(net) as layers:
@@ -167,7 +167,7 @@ def test_recording_leaves_the_network_as_it_was():
 
 @pytest.mark.parametrize("cell", ["gru", "mingru"])
 def test_padding_sends_nothing_back(cell):
-    target = {"gru": "torch.nn.GRU", "mingru": "rnnlab.cells.minimal.MinGRU"}[cell]
+    target = {"gru": "torch.nn.GRU", "mingru": "rnnlab.nn.min_rnn.MinGRU"}[cell]
     net = SimpleRNN({"_target_": target, "hidden_size": 6, "bidirectional": True, "num_layers": 1}, 4, 2).double()
     x = torch.randn(2, 9, 4, dtype=torch.float64)
     with recorded(net) as layers:
@@ -357,7 +357,7 @@ def test_clipping_by_value_does_not_hide_what_is_infinite(script):
 def steps_of(optimizer_of, gradients):
     """Weights after each step of an optimizer behind a guard, and the guard."""
     weight = nn.Parameter(torch.ones(3))
-    optimizer, guard, found = optimizer_of([weight]), Guard(), []
+    optimizer, guard, found = optimizer_of([weight]), NonFiniteGradientGuard(), []
     for gradient in gradients:
         weight.grad = torch.full((3,), gradient)
         guard(optimizer, None)
@@ -400,7 +400,9 @@ def test_the_mean_loss_leaves_out_all_batches_of_a_step_that_was_left_out():
 @pytest.mark.parametrize(("least", "scale"), [(0.99, "log"), (1.01, "linear"), (0.0, "linear"), (-1.0, "linear")])
 def test_losses_that_differ_by_more_than_a_factor_of_ten_have_a_logarithmic_axis(least, scale, tmp_path, monkeypatch):
     shown = {}
-    monkeypatch.setattr("rnnlab.callbacks.curves.publish", lambda trainer, name, figure: shown.update({name: figure}))
+    monkeypatch.setattr(
+        "rnnlab.training.callbacks.curves.save_figure", lambda trainer, name, figure: shown.update({name: figure})
+    )
     history = {"train/loss": [[10, 10.0], [20, 3.0]], "val/loss": [[20, least]]}
     curves = Curves()
     curves.load_state_dict({"history": {name: torch.tensor(rows) for name, rows in history.items()}, "losses": []})
@@ -435,7 +437,7 @@ def test_the_guard_clips_as_torch_does(clip):
     gradients = [torch.randn(3, 4) * 9, torch.randn(5)]
     for weight, gradient in zip(weights, gradients, strict=True):
         weight.grad = gradient.clone()
-    Guard()(optimizer, clip)
+    NonFiniteGradientGuard()(optimizer, clip)
     found = [weight.grad for weight in weights]
     for weight, gradient in zip(weights, gradients, strict=True):
         weight.grad = gradient.clone()
@@ -447,7 +449,7 @@ def test_the_guard_clips_as_torch_does(clip):
 def test_a_norm_that_overflows_is_not_finite():
     """Every gradient is finite, the sum of their squares is not: clipping would make a step of zeros of it."""
     weight = nn.Parameter(torch.ones(4))
-    optimizer, guard = torch.optim.Adam([weight], lr=0.1), Guard()
+    optimizer, guard = torch.optim.Adam([weight], lr=0.1), NonFiniteGradientGuard()
     weight.grad = torch.full((4,), 1e30)
     guard(optimizer, 1.0)
     assert guard.skipped == 1
@@ -460,7 +462,7 @@ def test_a_norm_that_overflows_is_not_finite():
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
 def test_the_guard_knows_gradients_of_16_bits(device, clip):
     weight = nn.Parameter(torch.ones(3, dtype=torch.bfloat16, device=device))
-    optimizer, guard = torch.optim.Adam([weight], lr=0.5, fused=True), Guard()
+    optimizer, guard = torch.optim.Adam([weight], lr=0.5, fused=True), NonFiniteGradientGuard()
     for gradient in (NAN, 1.0, INF):
         weight.grad = torch.full_like(weight, gradient)
         guard(optimizer, clip)
@@ -473,7 +475,7 @@ def test_the_guard_knows_gradients_of_16_bits(device, clip):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_guard_on_a_gpu(name):
     weight = nn.Parameter(torch.ones(3, device="cuda"))
-    optimizer, guard = OPTIMIZERS[name]([weight]), Guard()
+    optimizer, guard = OPTIMIZERS[name]([weight]), NonFiniteGradientGuard()
     for gradient in (NAN, 1.0, INF, 0.5):
         weight.grad = torch.full((3,), gradient, device="cuda")
         guard(optimizer, None)

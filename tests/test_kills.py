@@ -13,7 +13,7 @@ import torch
 from conftest import TEXT
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from rnnlab import checkpoint
+from rnnlab.training import checkpoint
 
 KILLS = int(os.environ.get("KILLS", "1"))
 SAVES = 50 if KILLS > 1 else 10  # kills aimed at a save

@@ -14,12 +14,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from test_errors import message_of
 
-from rnnlab import predictions
-from rnnlab.check import check
+from rnnlab.commands import evaluate
 from rnnlab.data.digits import DigitsData
 from rnnlab.data.labelled import LabelledData, stratify
-from rnnlab.errors import UserError
 from rnnlab.tasks.classifier import SequenceClassifier
+from rnnlab.training.dry_run import check_run
+from rnnlab.utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 NAMES = np.array(["down", "up", "wave"])
@@ -372,7 +372,7 @@ class Other:
 @pytest.mark.parametrize(("kind", "words"), [("tokens", "generate.py"), ("series", "forecast.py"), ("values", "Other")])
 def test_predictions_of_another_task(kind, words):
     with pytest.raises(UserError, match=words) as raised:
-        predictions.check_out("p.csv", "last.ckpt", Other(kind), None)
+        evaluate.check_out("p.csv", "last.ckpt", Other(kind), None)
     assert "out=p.csv: predictions are those of a run of model=classifier" in str(raised.value)
 
 
@@ -575,7 +575,7 @@ def test_settings_out_of_range(fault):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", ["name=any", "data=labelled", "data.path=any.npz", fault])
     with pytest.raises(UserError, match=r"must be (three shares|a list of columns|a column)"):
-        check(cfg)
+        check_run(cfg)
 
 
 def test_without_packages(tmp_path, monkeypatch):

@@ -6,7 +6,6 @@ import pytest
 import torch
 from test_errors import message_of
 
-from rnnlab.data.endless import FreshBatches, key_of, uniform
 from rnnlab.data.memory import (
     AddingData,
     CopyData,
@@ -16,8 +15,9 @@ from rnnlab.data.memory import (
     SelectiveCopyData,
     TemporalOrderData,
 )
-from rnnlab.errors import UserError
-from rnnlab.spec import IGNORED
+from rnnlab.data.spec import IGNORED
+from rnnlab.data.synthetic import FreshBatches, key_of, uniform
+from rnnlab.utils.errors import UserError
 
 TASKS = [AddingData, LatchData, TemporalOrderData, ParityData, EchoData, CopyData, SelectiveCopyData]
 

@@ -3,8 +3,8 @@ import torch
 from conftest import cells
 from torch import nn
 
-from rnnlab.errors import UserError
-from rnnlab.network import SimpleRNN
+from rnnlab.nn.rnn import SimpleRNN
+from rnnlab.utils.errors import UserError
 
 CELLS = {"RNN": nn.RNN, "LSTM": nn.LSTM, "GRU": nn.GRU}
 

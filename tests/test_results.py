@@ -14,11 +14,11 @@ import pytest
 from omegaconf import OmegaConf
 from test_errors import ROOT, message_of
 
-from rnnlab import record as records
-from rnnlab.comparison import draw
-from rnnlab.errors import UserError
-from rnnlab.results import results, summarise
-from rnnlab.runs import differing, read_runs
+from rnnlab.sweeps.plots import draw
+from rnnlab.sweeps.results import results, summarise
+from rnnlab.sweeps.runs import differing, read_runs
+from rnnlab.training import run_record as records
+from rnnlab.utils.errors import UserError
 
 GONE = 2**22 + 1  # more than the largest process id of Linux
 numbers = count()

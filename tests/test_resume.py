@@ -16,7 +16,7 @@ from test_errors import message_of
 from test_kills import KILLS, same, scalars
 from test_runs import kind_of, options
 
-from rnnlab.callbacks import random_numbers
+from rnnlab.training.callbacks import random_state
 
 BARE = ("callbacks=none", "logger=none", "trainer=cpu")
 
@@ -76,9 +76,9 @@ def test_all_random_numbers_go_on(tmp_path):
         return torch.rand(3).tolist(), np.random.normal(size=3).tolist(), [random.gauss(0, 1) for _ in range(3)]
 
     draw()
-    torch.save(random_numbers.state(), tmp_path / "state.pt")
+    torch.save(random_state.state(), tmp_path / "state.pt")
     expected = draw()
-    random_numbers.go_on(torch.load(tmp_path / "state.pt", weights_only=True))
+    random_state.go_on(torch.load(tmp_path / "state.pt", weights_only=True))
     assert draw() == expected
 
 

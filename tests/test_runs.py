@@ -13,8 +13,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import nn
 
-from rnnlab import checkpoint, conf
-from rnnlab.spec import SequenceSpec
+from rnnlab.config import repository
+from rnnlab.data.spec import SequenceSpec
+from rnnlab.training import checkpoint
 
 ROOT = Path(__file__).parents[1]
 
@@ -366,11 +367,11 @@ def test_benchmark_measures_both_loops(script):
 
 
 def test_a_checkpoint_is_built_from_named_targets_only():
-    assert "torch.nn.RNN" in conf.targets().values()
+    assert "torch.nn.RNN" in repository.targets().values()
     with pytest.raises(Exception, match=r"os\.system"):
         checkpoint.build({"_target_": "os.system", "command": "true"}, "data", "x.ckpt")
     with pytest.raises(Exception, match=r"rnnlab\.checkpoint\.torch\.load"):
-        checkpoint.build({"_target_": "rnnlab.checkpoint.torch.load"}, "data", "x.ckpt")
+        checkpoint.build({"_target_": "rnnlab.training.checkpoint.torch.load"}, "data", "x.ckpt")
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "generate", "forecast", "results", "benchmark"])

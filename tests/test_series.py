@@ -8,8 +8,8 @@ from conftest import SERIES
 
 from rnnlab.data.series import SeriesData, WeatherData
 from rnnlab.data.waves import WavesData
-from rnnlab.errors import UserError
 from rnnlab.tasks.forecaster import Forecaster
+from rnnlab.utils.errors import UserError
 
 CELL = {"_target_": "torch.nn.RNN", "hidden_size": 4}
 SHORT = {"context": 6, "horizon": 3, "season": 4, "val": 0, "test": 10}
@@ -42,13 +42,13 @@ def months(number, start="2020-01-01"):
 def test_every_origin_of_the_test_part_is_forecast(stride, tmp_path):
     """For each origin in range(n_train, N - horizon + 1, stride) the values before it give those from it on."""
     data = data_of(table(tmp_path), stride=stride)
-    x, y, naive, last, differences = windows(data, "test")
+    x, y, naive, last, mase_scale = windows(data, "test")
     origins = torch.arange(30, 40 - 3 + 1, stride).float()
     assert torch.equal(x[:, :, 0], origins[:, None] + torch.arange(-6, 0))
     assert torch.equal(y[:, :, 0], origins[:, None] + torch.arange(3))
     assert torch.equal(naive[:, :, 0], origins[:, None] + torch.arange(3) - 4)
     assert torch.equal(last[:, 0, 0], origins - 1)
-    assert differences.unique().tolist() == [4.0]  # of a series that rises by 1 a step, 4 steps apart
+    assert mase_scale.unique().tolist() == [4.0]  # of a series that rises by 1 a step, 4 steps apart
 
 
 def test_the_naive_forecast_repeats_the_last_season(tmp_path):
@@ -83,7 +83,7 @@ def test_what_is_fitted_is_fitted_on_the_training_part(tmp_path):
     splits = []
     for values, more in ((y, extra), (changed, other)):
         data = data_of(table(tmp_path, y=values, z=more), val=5, covariates=["z"])
-        splits.append((data.spec, *windows(data, "train"), data.splits["val"].differences))
+        splits.append((data.spec, *windows(data, "train"), data.splits["val"].mase_scale))
     assert splits[0][0] == splits[1][0]
     for one, another in zip(splits[0][1:], splits[1][1:], strict=True):
         assert torch.equal(one.nan_to_num(), another.nan_to_num())

@@ -10,7 +10,7 @@ import sqlite3
 import pytest
 import torch
 
-from rnnlab import record as records_of
+from rnnlab.training import run_record as records_of
 
 OWN = """
 import json, os, signal

@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch import nn
 from torchmetrics.text import Perplexity
 
-from rnnlab.optim import warmup_cosine
 from rnnlab.tasks.base import MeanLoss
 from rnnlab.tasks.char import CharModel
 from rnnlab.tasks.classifier import SequenceClassifier
 from rnnlab.tasks.regressor import SequenceRegressor
+from rnnlab.training.optim import warmup_cosine
 
 CELL = {"_target_": "torch.nn.GRU", "hidden_size": 6, "bidirectional": False}
 

@@ -16,10 +16,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from rnnlab.data import corpus, files
+from rnnlab.data.spec import IGNORED
 from rnnlab.data.text import WARM_UP, Pieces, PythonData, TextData, TrainStreams, WholeText
-from rnnlab.errors import UserError
-from rnnlab.spec import IGNORED
-from rnnlab.vocabulary import UNKNOWN, Vocabulary
+from rnnlab.data.vocabulary import UNKNOWN, Vocabulary
+from rnnlab.utils.errors import UserError
 
 SMALL = ("model=char", "data=text", f"data.path={TEXT}", "cell=lstm", "cell.hidden_size=16", "data.seq_len=32")
 SMALL += ("data.batch_size=8", "trainer=cpu", "callbacks=none", "logger=none")

@@ -22,11 +22,11 @@ class Grid(BasicSweeper):
     """
 
     def sweep(self, arguments: list[str]) -> Any:
-        from rnnlab import sweep
-        from rnnlab.errors import require
+        from rnnlab.sweeps.jobs import Jobs, begin, conclude, going_on
+        from rnnlab.utils.errors import require
 
-        with sweep.going_on(self.config) as folder:
-            jobs = sweep.Jobs(self.launcher, self.hydra_context, self.config)
+        with going_on(self.config) as folder:
+            jobs = Jobs(self.launcher, self.hydra_context, self.config)
             overrides = parse(self.params, arguments, self.hydra_context)
             for override in overrides:
                 discrete = not override.is_sweep_override() or override.is_discrete_sweep()
@@ -34,17 +34,17 @@ class Grid(BasicSweeper):
             (every,) = self.split_arguments(overrides, None)
             wanted = list({tuple(sorted(job)): list(job) for job in every}.values())  # each once
             jobs.check(wanted)
-            sweep.begin(folder, len(wanted), jobs.finished(wanted))
+            begin(folder, len(wanted), jobs.finished(wanted))
             size = self.max_batch_size or len(wanted)
             for start in range(0, len(wanted), size):
                 jobs.run(wanted[start : start + size])
-            sweep.conclude(folder, wanted)
+            conclude(folder, wanted)
 
 
 class Optuna(BasicSweeper):
     """A search by Optuna: after each trial, or batch of them, the next is chosen by what the others found.
 
-    **Arguments:** as for `rnnlab.search.search`, and
+    **Arguments:** as for `rnnlab.sweeps.search.search`, and
 
     - `storage`: URL of a database; `None` is `optuna.db` in the sweep's folder.
     - `params`: what to search over by key, as on the command line, which replaces them.
@@ -56,22 +56,22 @@ class Optuna(BasicSweeper):
         self.settings = settings
 
     def sweep(self, arguments: list[str]) -> Any:
-        from rnnlab import sweep
-        from rnnlab.errors import require
+        from rnnlab.sweeps.jobs import Jobs, conclude, going_on
+        from rnnlab.utils.errors import require
 
         needed = 'sweep=optuna needs a package: pip install "rnnlab[sweep]", in a clone -e ".[sweep]".'
         require(find_spec("optuna") is not None, needed)
-        from rnnlab.search import database, search
+        from rnnlab.sweeps.search import database, search
 
         config: Any = self.config
-        with sweep.going_on(config) as folder:
+        with going_on(config) as folder:
             overrides = parse(self.params, arguments, self.hydra_context)
-            jobs = sweep.Jobs(self.launcher, self.hydra_context, config)
+            jobs = Jobs(self.launcher, self.hydra_context, config)
             direction = "minimize" if config.mode == "min" else "maximize"
             place = {"storage": self.storage or database(folder), "monitor": config.monitor}
             settings = {**self.settings, "sampler": instantiate(self.settings["sampler"])}
             search(jobs, overrides, direction, **place, **settings)
-            sweep.conclude(folder, advice="They count as trials: hydra.sweeper.n_trials=N makes more of them.")
+            conclude(folder, advice="They count as trials: hydra.sweeper.n_trials=N makes more of them.")
 
 
 def parse(params: dict[str, str], arguments: list[str], context: Any) -> list[Override]:

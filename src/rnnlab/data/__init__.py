@@ -1,1 +1,1 @@
-"""LightningDataModules: where sequences come from."""
+"""LightningDataModules, samplers and file readers; knows nothing of networks."""

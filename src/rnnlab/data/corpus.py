@@ -14,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from rich.progress import Progress
 
-from rnnlab.data.files import PIECE, decode, open_file, read_pieces
-from rnnlab.errors import UserError, require
-from rnnlab.vocabulary import UNKNOWN, Vocabulary, code_points
+from rnnlab.data.vocabulary import UNKNOWN, Vocabulary, code_points
+from rnnlab.utils.errors import UserError, require
+from rnnlab.utils.files import PIECE, decode, open_file, read_pieces
 
 Unit = Literal["char", "byte"]
 FORMAT = 1

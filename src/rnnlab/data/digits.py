@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from rnnlab.data.arrays import Sequences
 from rnnlab.data.labelled import ClassData
-from rnnlab.data.sequences import Sequences
-from rnnlab.errors import UserError
+from rnnlab.utils.errors import UserError
 
 
 class DigitsData(ClassData):

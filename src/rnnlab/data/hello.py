@@ -4,9 +4,9 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from rnnlab.data.base import SequenceData, Split
-from rnnlab.errors import require
-from rnnlab.spec import SequenceSpec
-from rnnlab.vocabulary import Vocabulary
+from rnnlab.data.spec import SequenceSpec
+from rnnlab.data.vocabulary import Vocabulary
+from rnnlab.utils.errors import require
 
 
 class HelloData(SequenceData):

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rnnlab.console import tell
+from rnnlab.data.arrays import Sequences, read_arrays, read_table
 from rnnlab.data.base import SequenceData, Split
-from rnnlab.data.files import locate, require_memory
-from rnnlab.data.sequences import Sequences, read_arrays, read_table
-from rnnlab.data.table import listed
-from rnnlab.errors import UserError, require
-from rnnlab.spec import SequenceSpec
+from rnnlab.data.spec import SequenceSpec
+from rnnlab.data.tables import listed
+from rnnlab.utils.console import tell
+from rnnlab.utils.errors import UserError, require
+from rnnlab.utils.files import locate, require_memory
 
 
 class Part(Dataset):

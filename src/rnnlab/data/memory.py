@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnlab.data.endless import EndlessData
-from rnnlab.errors import require
-from rnnlab.spec import IGNORED, SequenceSpec
+from rnnlab.data.spec import IGNORED, SequenceSpec
+from rnnlab.data.synthetic import EndlessData
+from rnnlab.utils.errors import require
 
 
 def below(bound: int, numbers: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from rnnlab.data.base import SequenceData, Split
-from rnnlab.data.files import require_memory
-from rnnlab.errors import require
-from rnnlab.spec import Kind, SequenceSpec
+from rnnlab.data.spec import Kind, SequenceSpec
+from rnnlab.utils.errors import require
+from rnnlab.utils.files import require_memory
 
 DECAY = 0.8  # of the teacher's memory: after 7 steps a fifth of an input is left
 

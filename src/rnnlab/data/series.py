@@ -3,10 +3,10 @@
 from importlib.util import find_spec
 from typing import Any
 
-from rnnlab.data.files import locate
-from rnnlab.data.table import import_pandas, read_panel
+from rnnlab.data.tables import import_pandas, read_panel
 from rnnlab.data.windows import ForecastData, Panel
-from rnnlab.errors import require
+from rnnlab.utils.errors import require
+from rnnlab.utils.files import locate
 
 
 class SeriesData(ForecastData):

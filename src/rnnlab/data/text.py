@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from rnnlab.console import tell
 from rnnlab.data.base import SequenceData, Split, TrainBatches
 from rnnlab.data.corpus import Corpus, Unit, open_corpus
-from rnnlab.data.files import locate, open_file
-from rnnlab.errors import UserError, require
-from rnnlab.spec import IGNORED, SequenceSpec
-from rnnlab.vocabulary import Vocabulary
+from rnnlab.data.spec import IGNORED, SequenceSpec
+from rnnlab.data.vocabulary import Vocabulary
+from rnnlab.utils.console import tell
+from rnnlab.utils.errors import UserError, require
+from rnnlab.utils.files import locate, open_file
 
 WARM_UP = 512  # characters that a stream of validation reads before its first prediction counts
 SPLITS: tuple[Split, ...] = ("train", "val", "test")  # in the order of the text

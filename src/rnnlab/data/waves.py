@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rnnlab.data.files import require_memory
 from rnnlab.data.windows import ForecastData, Panel
-from rnnlab.errors import require
+from rnnlab.utils.errors import require
+from rnnlab.utils.files import require_memory
 
 
 class WavesData(ForecastData):

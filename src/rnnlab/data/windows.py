@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rnnlab.console import tell
 from rnnlab.data.base import SequenceData, Split
-from rnnlab.errors import UserError, require
-from rnnlab.spec import SequenceSpec
+from rnnlab.data.spec import SequenceSpec
+from rnnlab.utils.console import tell
+from rnnlab.utils.errors import UserError, require
 
 
 @dataclass
@@ -64,15 +64,15 @@ class Windows(Dataset):
     - `origins`: (windows,) rows of the first step that is to be forecast.
     - `context`, `horizon`: steps before that row, and steps from it on.
     - `until`: (series,) rows from which on y is not known, for windows at the end of a training part.
-    - `season`, `differences`: if each window is to come with what its forecast is compared with, the steps after which
+    - `season`, `mase_scale`: if each window is to come with what its forecast is compared with, the steps after which
       a series repeats itself, and (series, targets) what the seasonal-naive forecast misses by before this part.
 
     Indexing with (batch,) integers gives x, (batch, context, channels), and y, (batch, horizon, targets), with nan
     where it is not known. The channels of a step are all columns, then those known ahead a second time, as they will be
     `horizon` steps later: the last `horizon` steps of a window hold all that is known of the steps to be forecast.
 
-    With `differences` follow the seasonal-naive forecast, of the shape of y, which is the last season again and again,
-    the last value, (batch, 1, targets), and the `differences` of the window's series, (batch, 1, targets).
+    With `mase_scale` follow the seasonal-naive forecast, of the shape of y, which is the last season again and again,
+    the last value, (batch, 1, targets), and the `mase_scale` of the window's series, (batch, 1, targets).
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Windows(Dataset):
         horizon: int,
         until: np.ndarray | None = None,
         season: int = 1,
-        differences: Tensor | None = None,
+        mase_scale: Tensor | None = None,
     ):
         self.panel = panel
         self.origins = torch.from_numpy(origins)
@@ -91,7 +91,7 @@ class Windows(Dataset):
         self.future = torch.arange(horizon)
         self.until = None if until is None else torch.from_numpy(until)
         self.season = season
-        self.differences = differences
+        self.mase_scale = mase_scale
 
     def __len__(self) -> int:
         return len(self.origins)
@@ -105,10 +105,10 @@ class Windows(Dataset):
             y = y.masked_fill(self.panel.filled[rows], torch.nan)
         if self.until is not None:
             y = y.masked_fill((rows >= self.until[self.panel.series(starts)][:, None])[..., None], torch.nan)
-        if self.differences is None:
+        if self.mase_scale is None:
             return x, y
         naive = self._targets(origins - self.season + self.future % self.season)
-        return x, y, naive, self._targets(origins - 1), self.differences[self.panel.series(starts)][:, None]
+        return x, y, naive, self._targets(origins - 1), self.mase_scale[self.panel.series(starts)][:, None]
 
     def window(self, origins: Tensor) -> Tensor:
         """What is known at (batch, 1) rows, x."""
@@ -229,8 +229,8 @@ class ForecastData(SequenceData):
         for split, start, end in others:
             if self.sizes[split]:
                 origins = self._origins(split, start, end - self.horizon + 1, self.stride)
-                differences = self._differences(start)
-                splits[split] = Windows(panel, origins, *how, season=self.season, differences=differences)
+                mase_scale = self._mase_scale(start)
+                splits[split] = Windows(panel, origins, *how, season=self.season, mase_scale=mase_scale)
         return splits
 
     def named(self, series: int) -> str:
@@ -301,7 +301,7 @@ class ForecastData(SequenceData):
             num_windows=sum(max(0, len(step) - self.context - self.horizon + 1) for step in steps),
         )
 
-    def _differences(self, ends: np.ndarray) -> Tensor:
+    def _mase_scale(self, ends: np.ndarray) -> Tensor:
         """What a seasonal-naive forecast misses the targets by before these rows, (series, targets): MASE's unit."""
         values, season = self.panel.values[:, : len(self.panel.targets)].double(), self.season
         if self.panel.filled is not None:

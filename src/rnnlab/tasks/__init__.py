@@ -1,1 +1,1 @@
-"""LightningModules: what a batch means."""
+"""LightningModules: a network with its loss, metrics and figures; how it is trained is in `training`."""

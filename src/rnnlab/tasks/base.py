@@ -14,11 +14,13 @@ from rich.table import Table
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from rnnlab.console import tell
-from rnnlab.errors import UserError, require
-from rnnlab.guard import Guard
-from rnnlab.network import SimpleRNN, each, shard
-from rnnlab.spec import IGNORED, Kind, SequenceSpec
+from rnnlab.data.spec import IGNORED, Kind, SequenceSpec
+from rnnlab.nn.gradients import NonFiniteGradientGuard
+from rnnlab.nn.rnn import SimpleRNN, map_state
+from rnnlab.nn.sharding import shard
+from rnnlab.tasks.metrics import MeanLoss
+from rnnlab.utils.console import tell
+from rnnlab.utils.errors import UserError, require
 
 Batch = tuple[Tensor, ...]  # x, y, and for text whether its sequences go on from those of the batch before
 
@@ -32,7 +34,7 @@ def _arguments_of(key: str) -> Iterator[None]:
         raise UserError(f"{key}: {error}") from error
 
 
-def require_end(total_steps: float) -> None:
+def require_total_steps(total_steps: float) -> None:
     """Raise `UserError` if a schedule cannot know when the run ends."""
     require(
         0 < total_steps < float("inf"),
@@ -40,45 +42,13 @@ def require_end(total_steps: float) -> None:
     )
 
 
-def require_memory_of(optimizer: torch.optim.Optimizer) -> None:
+def require_fsdp_optimizer(optimizer: torch.optim.Optimizer) -> None:
     """Raise `UserError` for an optimizer that shards cannot be restored with."""
     require(
         not isinstance(optimizer, torch.optim.SGD) or all(group["momentum"] > 0 for group in optimizer.param_groups),
         "optim.optimizer.momentum=0: with trainer=fsdp Lightning restores no optimizer that remembers nothing. "
         "Set a momentum, or use trainer=ddp.",
     )
-
-
-class MeanLoss(Metric):
-    """The mean over all predictions of all batches and ranks, given each batch's sum and its number of predictions.
-
-    Unlike `torchmetrics.MeanMetric` it lets a loss that is not a number show, and weighs batches while it does. What
-    rounding takes from the sum is kept beside it (Kahan 1965), so that the mean over a long text is exact in float32.
-
-    **Arguments:**
-
-    - `shape`: of the sums, if they are several.
-    """
-
-    total: Tensor
-    excess: Tensor  # of the total over what was added
-    count: Tensor
-
-    def __init__(self, *shape: int) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros(shape), dist_reduce_fx="sum")
-        self.add_state("excess", torch.zeros(shape), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, total: Tensor, count: int | Tensor) -> None:
-        missing = total - self.excess
-        more = self.total + missing
-        self.excess = (more - self.total) - missing
-        self.total = more
-        self.count += count
-
-    def compute(self) -> Tensor:
-        return (self.total - self.excess) / self.count
 
 
 class Task(pl.LightningModule):
@@ -121,7 +91,7 @@ class Task(pl.LightningModule):
             cell = {**cell, "chrono": self.spec.seq_len}
         self.network: Any = self.make_network(cell, **network)
         self.expect_tests(self.spec.test_lengths)
-        self.guard = Guard()
+        self.guard = NonFiniteGradientGuard()
         self.loaded_state: Any = None
         self.states: dict[str, Any] = {}  # what the last batch of a split left, for the next to go on from
         self.shards: list[Any] = []  # parts of the network whose weights the ranks share, with trainer=fsdp
@@ -202,7 +172,7 @@ class Task(pl.LightningModule):
         if not goes_on:
             return self.network(x)[0], y
         out, state = self.network(x, self.states.get(split) if goes_on[0] else None)
-        self.states[split] = each(state, Tensor.detach)
+        self.states[split] = map_state(state, Tensor.detach)
         return out, y
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -257,7 +227,7 @@ class Task(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "train" in self.states:
-            checkpoint["state"] = each(self.states["train"], self._of_all_ranks)
+            checkpoint["state"] = map_state(self.states["train"], self._of_all_ranks)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.loaded_state = checkpoint.get("state")
@@ -265,7 +235,7 @@ class Task(pl.LightningModule):
     def _unfuse(self, optimizer: Any) -> None:
         """Shards know no fused kernel but Adam's."""
         if self.shards:
-            require_memory_of(optimizer)
+            require_fsdp_optimizer(optimizer)
         for group in optimizer.param_groups if self.shards else ():
             if group.get("fused") and not isinstance(optimizer, torch.optim.Adam):
                 group["fused"] = False
@@ -275,7 +245,7 @@ class Task(pl.LightningModule):
         saved, self.loaded_state = self.loaded_state, None
         # with other processes or batches the first batch says that it does not go on, and this is not used
         if saved is not None:
-            self.states["train"] = each(saved, lambda ranks: ranks[self.global_rank % len(ranks)].to(self.device))
+            self.states["train"] = map_state(saved, lambda ranks: ranks[self.global_rank % len(ranks)].to(self.device))
 
     def _of_all_ranks(self, tensor: Tensor) -> Tensor:
         """A tensor of every rank, (ranks, ...)."""
@@ -318,7 +288,7 @@ class Task(pl.LightningModule):
         total = self.trainer.estimated_stepping_batches
         if self.optim["interval"] == "epoch":
             total = self.trainer.max_epochs or -1
-        require_end(total)
+        require_total_steps(total)
         return int(total)
 
     def _metrics(self) -> dict[str, Metric]:

@@ -10,12 +10,12 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from rnnlab.errors import require
-from rnnlab.network import require_tied
-from rnnlab.spec import IGNORED
+from rnnlab.data.spec import IGNORED
+from rnnlab.data.vocabulary import Vocabulary
+from rnnlab.nn.rnn import require_tied
 from rnnlab.tasks.base import Batch, Task
-from rnnlab.vocabulary import Vocabulary
-from rnnlab.writing import write
+from rnnlab.tasks.sampling import write
+from rnnlab.utils.errors import require
 
 PROMPT, SAMPLE = 64, 400  # characters of the text that is shown during training
 
@@ -79,7 +79,7 @@ class CharModel(Task):
         return {"perplexity": math.exp(min(loss, 700.0)), "bits_per_character": loss / math.log(2)}
 
     def write(self, prompt: Tensor, length: int, **how: Any) -> Iterator[Tensor]:
-        """Continue `prompt` (batch, time) by `length` tokens, never the unknown sign; see `rnnlab.writing.write`."""
+        """Continue `prompt` (batch, time) by `length` tokens, never the unknown sign, see `sampling.write`."""
         return write(self.network, prompt, length, never=self.vocabulary.unknown, **how)
 
     def text(self, batch: Batch) -> str:

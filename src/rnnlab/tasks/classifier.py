@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
 
-from rnnlab.charts import draw_confusion
-from rnnlab.network import SimpleRNN
-from rnnlab.spec import IGNORED
+from rnnlab.data.spec import IGNORED
+from rnnlab.nn.rnn import SimpleRNN
 from rnnlab.tasks.base import Batch, Task
+from rnnlab.tasks.plots import draw_confusion
 
 
 class Confusion(MulticlassConfusionMatrix):

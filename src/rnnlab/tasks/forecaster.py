@@ -12,59 +12,18 @@ from rich.table import Table
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from rnnlab.charts import Forecast, draw_errors, draw_forecasts
 from rnnlab.data.windows import ForecastData, Panel, Windows
-from rnnlab.errors import require
-from rnnlab.network import SimpleRNN
-from rnnlab.scores import ForecastScores, median, pinball
+from rnnlab.nn.rnn import SimpleRNN
 from rnnlab.tasks.base import Batch, Task
+from rnnlab.tasks.metrics import ForecastScores, median, pinball
+from rnnlab.tasks.plots import Forecast, draw_errors, draw_forecasts
+from rnnlab.tasks.window_rnn import PATCH, WindowRNN, divisors
+from rnnlab.utils.errors import require
 
 NAIVE = ("seasonal_naive", "last_value")  # what a forecast is compared with
-PATCH = 12  # steps that the cell reads at once, if the context can be divided so
 LOSSES: dict[str, Any] = {"mae": F.l1_loss, "huber": F.huber_loss, "mse": F.mse_loss}
 SHOWN = 4  # charts in a picture: series, or targets of the first series
 FORECASTS = 8  # in a chart
-
-
-def divisors(number: int) -> list[int]:
-    """Those of a number, from 1 to itself."""
-    return [part for part in range(1, number + 1) if number % part == 0]
-
-
-class WindowRNN(nn.Module):
-    """Reads a window and gives all steps of the horizon at once, from the last state.
-
-    A linear map of each target's window is added, the same for all targets: what is linear needs no recurrence, which
-    learns the rest (Lai et al. 2018). Both begin at zero.
-
-    **Arguments:**
-
-    - `cell`: config of the recurrent cell.
-    - `channels`, `targets`: features of a step, of which the first are what is forecast.
-    - `context`, `horizon`: steps of the window, and of the forecast.
-    - `patch`: steps of the window that make one step of the recurrence (Nie et al. 2023).
-    - `outputs`: values for each step and target.
-    """
-
-    def __init__(
-        self, cell: dict[str, Any], channels: int, targets: int, context: int, horizon: int, patch: int, outputs: int
-    ):
-        super().__init__()
-        self.patches = context // patch
-        self.shape = (horizon, targets, outputs)
-        self.rnn = SimpleRNN(cell, patch * channels, horizon * targets * outputs)
-        self.skip = nn.Linear(context, horizon * outputs, bias=False)
-        nn.init.zeros_(self.skip.weight)
-        nn.init.zeros_(self.rnn.head.weight)
-        nn.init.zeros_(self.rnn.head.bias)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """(batch, context, channels) -> (batch, horizon, targets, outputs), and no state: each window stands alone."""
-        horizon, targets, outputs = self.shape
-        x = x.to(self.skip.weight.dtype)
-        out = self.rnn(x.reshape(len(x), self.patches, -1))[0].view(-1, *self.shape)
-        linear = self.skip(x[..., :targets].mT).view(-1, targets, horizon, outputs)
-        return out + linear.transpose(1, 2), None
 
 
 class Forecaster(Task):
@@ -217,12 +176,12 @@ class Forecaster(Task):
         scores = dict(self._split(split))
         scores["loss"].update(*self.total(out, scaled))
         if compared:  # batches of the training part have nothing to be compared with
-            naive, last, differences = compared
+            naive, last, mase_scale = compared
             _, standards = self._standardise(x)
-            scores["model"].update(self._unscaled(out, standards), y, differences)
-            scores["last_value"].update(last[..., None].expand_as(y[..., None]), y, differences)
+            scores["model"].update(self._unscaled(out, standards), y, mase_scale)
+            scores["last_value"].update(last[..., None].expand_as(y[..., None]), y, mase_scale)
             if "seasonal_naive" in scores:
-                scores["seasonal_naive"].update(naive[..., None], y, differences)
+                scores["seasonal_naive"].update(naive[..., None], y, mase_scale)
 
     def _standardise(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """A window on the network's scale, and (location, spread) of its targets, (batch, 1, targets) each."""

@@ -1,0 +1,113 @@
+"""A composed run against the same network in a plain PyTorch loop."""
+
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.table import Table
+
+from rnnlab.training.callbacks.checkpoints import BestAndLast
+from rnnlab.training.devices import check_devices
+from rnnlab.training.dry_run import check_run
+from rnnlab.training.trainer import make_parts, make_trainer, quiet
+from rnnlab.utils.console import tell
+from rnnlab.utils.errors import require
+
+
+def benchmark(cfg: DictConfig) -> None:
+    """Measure training steps per second of a run with all its callbacks and loggers, and of a plain loop, in turn.
+
+    Both train the same network from the same weights on the same batches with the same optimizer. The clock runs from
+    the first step to the end of training: validation, checkpoints, pictures and the bar count for the run, the plain
+    loop has none. A first pair warms up and is not counted. The table is left in `benchmark.json`, too.
+    """
+    check_run(cfg)
+    check_devices(cfg.trainer)
+    trainer = cfg.trainer
+    plain_too = trainer.devices == trainer.accumulate_grad_batches == 1
+    plain_too = plain_too and not trainer.overfit_batches and not cfg.compile
+    require(
+        plain_too and trainer.precision in ("32-true", "bf16-mixed"),
+        "The plain loop has one device, no accumulated gradients, no overfit_batches, no compile, and 32-true"
+        " or bf16-mixed.",
+    )
+    quiet()
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    plain, full = [], []
+    for repeat in range(cfg.repeats + 1):
+        steps, seconds = _run(cfg, folder / str(repeat))
+        full.append(steps / seconds)
+        plain.append(steps / _plain(cfg, steps))
+    rows = {
+        "plain loop (steps/s)": plain[1:],
+        "rnnlab (steps/s)": full[1:],
+        "rnnlab / plain loop": [ours / theirs for ours, theirs in zip(full[1:], plain[1:], strict=True)],
+    }
+    figures = {name: {"median": statistics.median(row), "min": min(row), "max": max(row)} for name, row in rows.items()}
+    (folder / "benchmark.json").write_text(json.dumps({"steps": steps, **figures}, indent=2) + "\n", encoding="utf-8")
+    table = Table("", "median", "min", "max", title=f"{cfg.name}: {steps} steps, {cfg.repeats} pairs")
+    for name, figure in figures.items():
+        table.add_row(name, *(f"{value:.4g}" for value in figure.values()))
+    tell(table)
+
+
+class _Clock(pl.Callback):
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.start = _now()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.seconds = _now() - self.start
+
+
+def _run(cfg: DictConfig, folder: Path) -> tuple[int, float]:
+    pl.seed_everything(cfg.seed, verbose=False)
+    datamodule, model = make_parts(cfg)
+    clock = _Clock()
+    keeper = BestAndLast(folder / "checkpoints", cfg.monitor, cfg.mode, {}, cfg.checkpoint.every_minutes, [])
+    trainer = make_trainer(cfg, folder, keeper, clock)
+    trainer.fit(model, datamodule=datamodule)
+    return trainer.global_step, clock.seconds
+
+
+def _plain(cfg: DictConfig, steps: int) -> float:
+    """Seconds that the textbook loop takes for `steps` steps."""
+    pl.seed_everything(cfg.seed, verbose=False)
+    datamodule, model = make_parts(cfg)
+    on_gpu = cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    model.to(device)
+    optimizer = instantiate(cfg.optim.optimizer)(model.parameters())
+    batches = _epochs(datamodule.train_dataloader())
+    clip = cfg.trainer.gradient_clip_val
+    start = _now()
+    for loaded in islice(batches, steps):
+        batch = datamodule.transfer_batch_to_device(loaded, device, 0)
+        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.trainer.precision == "bf16-mixed"):
+            loss = model.loss(*model.read(batch, "train"))
+        optimizer.zero_grad()
+        loss.backward()
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+    return _now() - start
+
+
+def _epochs(loader: Any) -> Iterator[Any]:
+    for epoch in count():
+        loader.sampler.set_epoch(epoch)
+        yield from loader
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

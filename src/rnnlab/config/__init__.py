@@ -1,0 +1,1 @@
+"""What may be set, checked before anything runs; builds no part of a run."""

@@ -1,0 +1,124 @@
+"""What the config folders hold: options, settings, targets."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+
+from rnnlab.utils.errors import UserError
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # every command reads all files, in Python that takes .2 s
+HOME = Path(__file__).parents[3]  # the repository
+
+
+def folders() -> list[Path]:
+    """The folders that Hydra composes from: `conf/` and what `--config-dir` adds. Outside of Hydra, `conf/`."""
+    if HydraConfig.initialized():
+        sources = HydraConfig.get().runtime.config_sources
+        return [Path(source.path) for source in sources if source.schema == "file"]
+    return [HOME / "conf"]
+
+
+@cache
+def read(folder: Path) -> dict[str, dict[str, Any]]:
+    """All files below `folder`: `{"cell/rnn": {"cell": {"hidden_size": ...}}}`, each under the key that it sets.
+
+    A file that begins with another of its folder, `defaults: [rnn]`, holds what that one holds. Numbers
+    such as 1e-3 stay text.
+
+    **Raises:** `UserError` for a file that is no YAML.
+    """
+    files = {}
+    for path in sorted(folder.rglob("*.yaml")):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        content = _with_defaults(path)
+        packaged = "/" in name and not path.read_text(encoding="utf-8").startswith("# @package _global_")
+        files[name] = {name.split("/")[0]: content} if packaged else content
+    return files
+
+
+def _with_defaults(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), LOADER)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
+    if not isinstance(content, dict):
+        return {}
+    whole: dict[str, Any] = {}
+    defaults = content.get("defaults")
+    for name in defaults if isinstance(defaults, list) else ():
+        base = path.parent / f"{name}.yaml"
+        if isinstance(name, str) and "/" not in name and base not in above and base.is_file():
+            whole = _merged(whole, _with_defaults(base, (*above, path)))
+    return _merged(whole, content)
+
+
+def _merged(one: Any, other: Any) -> Any:
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return other
+    return {**one, **{key: _merged(one.get(key), value) for key, value in other.items()}}
+
+
+def flatten(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of nested dicts with its dotted key."""
+    if isinstance(node, dict) and node:
+        for name, child in node.items():
+            yield from flatten(child, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, node
+
+
+def quoted(text: str) -> str:
+    """Text as an override takes it literally; most paths it does."""
+    if re.fullmatch(r"/[\w./-]*", text, re.ASCII):
+        return text
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def options(group: str) -> list[str]:
+    """The options of a group, by the names that the command line takes."""
+    names = [name for folder in folders() for name in read(folder) if name.startswith(f"{group}/")]
+    return sorted({name.partition("/")[2] for name in names})
+
+
+def settings() -> dict[str, set[str]]:
+    """Every key that can be set, with the files that hold it: `{"data.window": {"data/waves"}, ...}`."""
+    return _settings(tuple(folders()))
+
+
+@cache
+def _settings(places: tuple[Path, ...]) -> dict[str, set[str]]:
+    found = defaultdict(set)
+    for folder in places:
+        for name, content in read(folder).items():
+            if name.split("/")[0] not in ("experiment", "debug"):
+                for key, _ in flatten({k: v for k, v in content.items() if k not in ("defaults", "hydra")}):
+                    parts = key.split(".")
+                    for depth in range(len(parts)):
+                        found[".".join(parts[: depth + 1])].add(name)
+    return found
+
+
+def targets(group: str = "") -> dict[str, str]:
+    """The `_target_` that each option of a group names: `{"rnn": "torch.nn.RNN", ...}`; of all groups by default.
+
+    These exact names are what a checkpoint may be built from.
+    """
+    return _targets(tuple(folders()), group)
+
+
+@cache
+def _targets(places: tuple[Path, ...], group: str) -> dict[str, str]:
+    found = {}
+    for folder in places:
+        for name, content in read(folder).items():
+            for key, value in flatten(content):
+                if key.endswith("_target_") and (not group or key == f"{group}._target_"):
+                    found[name.split("/")[-1] if group else f"{name}:{key}"] = value
+    return found

@@ -1,0 +1,1 @@
+"""Recurrent networks in plain torch: no Lightning, no data."""

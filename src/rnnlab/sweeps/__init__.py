@@ -1,0 +1,1 @@
+"""Many runs: jobs, searches, tables and plots of results; trains nothing itself."""

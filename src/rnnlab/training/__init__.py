@@ -1,0 +1,1 @@
+"""One run: trainer, checkpoints, callbacks, loggers, processes; several runs are in `sweeps`."""

@@ -1,0 +1,101 @@
+"""One progress bar for the whole fit."""
+
+import time
+from datetime import timedelta
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as Bar
+
+from rnnlab.utils.console import tell
+
+REDRAW = 0.2  # seconds; more would not be seen, and reading the loss waits for a GPU
+
+
+class Progress(ProgressBar):
+    """Step, loss, validation metric, steps per second and time left, over all epochs of a fit.
+
+    **Arguments:**
+
+    - `monitor`: the validation metric to show.
+    - `every`: seconds between lines where there is no terminal to draw a bar on.
+    """
+
+    def __init__(self, monitor: str = "val/loss", every: float = 10.0):
+        super().__init__()
+        self.monitor = monitor
+        self.console = Console()
+        self.interval = REDRAW if self.console.is_terminal else every
+        self.bar: Bar | None = None
+        self.task = TaskID(0)
+        self.loss: Any = None
+        self.monitored = ""
+
+    def disable(self) -> None:
+        self.interval = float("inf")
+
+    def enable(self) -> None:
+        self.interval = REDRAW if self.console.is_terminal else self.interval
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.total = trainer.estimated_stepping_batches
+        self.first_step = trainer.global_step
+        self.started = self.shown = time.monotonic()
+        if self.console.is_terminal and trainer.is_global_zero:
+            self.bar = Bar(BarColumn(24), TextColumn("{task.description}"), console=self.console, auto_refresh=False)
+            self.bar.start()
+            total = None if self.total == float("inf") else self.total
+            self.task = self.bar.add_task("", total=total, completed=self.first_step)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.loss = outputs["loss"]  # a share of it if gradients are accumulated
+        if time.monotonic() - self.shown >= self.interval:
+            self._show(trainer)
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        if trainer.training and time.monotonic() - self.shown >= self.interval:
+            self._show(trainer, f"  validating, batch {batch_idx + 1}")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.monitor in trainer.callback_metrics:
+            self.monitored = f"  {self.monitor} {float(trainer.callback_metrics[self.monitor]):.4g}"
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.loss is not None:
+            self._show(trainer)
+        elif trainer.is_global_zero:
+            tell(f"Nothing left to train at step {self.first_step}: raise trainer.max_epochs to go on.")
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def _show(self, trainer: pl.Trainer, doing: str = "") -> None:
+        self.shown = time.monotonic()
+        if not trainer.is_global_zero:
+            return
+        step = trainer.global_step
+        rate = (step - self.first_step) / max(self.shown - self.started, 1e-9)
+        of_total, left = "", ""
+        if self.total != float("inf"):
+            of_total = f"/{self.total}"
+            if rate:
+                left = f"  {timedelta(seconds=round((self.total - step) / rate))} left"
+        loss = float(self.loss) * trainer.accumulate_grad_batches
+        text = f"step {step}{of_total}  train/loss {loss:.4g}{self.monitored}  {rate:.0f} steps/s{left}{doing}"
+        if self.bar is not None:
+            self.bar.update(self.task, description=text, completed=step, refresh=True)
+        else:
+            tell(text)

@@ -1,0 +1,64 @@
+"""Random numbers that go on where a checkpoint left them."""
+
+import random
+from typing import Any, cast
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+import torch.distributed as dist
+
+
+class RandomNumbers(pl.Callback):
+    """Keeps the states of torch's, numpy's and Python's random numbers in checkpoints, those of every rank.
+
+    They differ between ranks, and go on with the first batch of a run that goes on: only then has all been built that
+    draws some, too. So this is the first of a trainer's callbacks.
+    """
+
+    state_key = "random_state"  # survives a new name of the class
+
+    def __init__(self) -> None:
+        self.states: list[dict[str, Any]] | None = None  # of each rank, to go on from
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_rank > 0:  # until now every rank drew the same, for the same weights
+            torch.manual_seed(torch.initial_seed() + trainer.global_rank)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, i: int) -> None:
+        if self.states is not None:
+            if trainer.global_rank < len(self.states):  # else it draws what no other does
+                go_on(self.states[trainer.global_rank])
+            self.states = None
+
+    def state_dict(self) -> dict[str, Any]:
+        mine = state()
+        states = [mine]
+        if dist.is_initialized():
+            states *= dist.get_world_size()
+            dist.all_gather_object(states, mine)
+        return {"states": states}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.states = state_dict["states"]
+
+
+def state() -> dict[str, Any]:
+    """Where the random numbers of this process are, as tensors and plain values."""
+    algorithm, keys, *rest = cast(tuple, np.random.get_state())
+    return {
+        "torch": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
+        "numpy": [str(algorithm), torch.from_numpy(keys.astype(np.int64)), *rest],
+        "python": random.getstate(),
+    }
+
+
+def go_on(state: dict[str, Any]) -> None:
+    """Let them go on from a `state`; those of GPUs where there are as many as there were."""
+    cpu, *gpus = state["torch"]
+    torch.set_rng_state(cpu)
+    if len(gpus) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(gpus)
+    algorithm, keys, *rest = state["numpy"]
+    np.random.set_state((algorithm, keys.numpy().astype(np.uint32), *rest))
+    random.setstate(state["python"])
