@@ -224,10 +224,10 @@ def test_residual_blocks_are_what_they_say():
     """y + cell(norm(y)) for each layer, between a linear map and a normalisation."""
     stack = make_cell({**MIN, "num_layers": 2, "residual": True}, 3).double()
     x = torch.randn(2, 5, 3, dtype=torch.float64)
-    y = stack.enter(x)
+    y = stack.input_proj(x)
     for norm, cell in zip(stack.norms, stack.cells, strict=True):
         y = y + cell(F.layer_norm(y, (6,), norm.weight, norm.bias))[0]
-    close(stack(x)[0], F.layer_norm(y, (6,), stack.leave.weight, stack.leave.bias))
+    close(stack(x)[0], F.layer_norm(y, (6,), stack.output_norm.weight, stack.output_norm.bias))
     assert isinstance(stack.cells[0], LinearRNN)
     assert isinstance(make_cell({"_target_": "torch.nn.LSTM", "hidden_size": 4, "residual": True}, 3).cells[0], nn.LSTM)
 

@@ -75,7 +75,7 @@ def test_hello():
     data = HelloData("hello")
     data.setup("fit")
     assert data.spec.vocab == ("h", "e", "l", "o")
-    (x, y) = next(iter(data.train_dataloader()))
+    x, y, *_ = next(iter(data.train_dataloader()))
     assert x.tolist() == [[0, 1, 2, 2]]
     assert y.tolist() == [[1, 2, 2, 3]]
     assert len(data.train_dataloader()) == 100
@@ -84,7 +84,7 @@ def test_hello():
 def test_random_targets_follow_the_teacher():
     data = RandomData("values", input_size=3, output_size=2, seq_len=6, num_train=4000)
     data.setup("fit")
-    x, y = data.splits["train"][torch.arange(4000)]
+    x, y, *_ = data.splits["train"][torch.arange(4000)]
     state = torch.zeros(4000, 3)
     for step in x.unbind(1):
         state = 0.8 * state + step

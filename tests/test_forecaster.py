@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
+from rnnlab.data.batch import Batch
 from rnnlab.data.waves import WavesData
 from rnnlab.tasks.forecaster import Forecaster
 from rnnlab.tasks.metrics import ForecastScores
@@ -80,7 +81,7 @@ def test_covariates_are_seen():
 def test_the_scale_of_a_window_is_undone(norm, targets):
     task = forecaster(norm=norm, targets=targets)
     x, y = windows(channels=targets), torch.rand(3, HORIZON, targets)
-    out, scaled = task.read((x, y), "val")
+    out, scaled, _ = task.predict(Batch(x, y))
     target = x[:, -1:] if norm == "last" else x.mean(1, keepdim=True)
     spread = x.std(1, keepdim=True, correction=0)
     if norm == "mean":
@@ -120,11 +121,11 @@ def test_the_recursive_head_reads_its_own_forecast():
 
 def test_only_training_adds_noise():
     task = forecaster(noise=0.5, shift=0.2)
-    batch = windows(), torch.rand(3, HORIZON, 1)
-    (out, y), (same, other) = task.read(batch, "val"), task.read(batch, "val")
+    batch = Batch(windows(), torch.rand(3, HORIZON, 1))
+    (out, y, _), (same, other, _) = task.predict(batch), task.predict(batch)
     assert torch.equal(out, same)
     assert torch.equal(y, other)
-    noisy, shifted = task.read(batch, "train")
+    noisy, shifted, _ = task.train().predict(batch)
     assert not torch.equal(noisy, out)
     difference = shifted - y
     torch.testing.assert_close(difference, difference[:, :1].expand_as(difference))  # one for a whole window

@@ -232,7 +232,7 @@ def ratio_at_the_start(cell, state, seeds=(1, 2, 3)):
     """The median of ||dL/dh_1|| / ||dL/dh_T|| before training on the adding problem of 100 steps."""
     data = AddingData()
     data.setup("fit")
-    x, y = data.example(32)
+    x, y, *_ = data.example(32)
     ratios = []
     for seed in seeds:
         torch.manual_seed(seed)

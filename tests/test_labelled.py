@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from test_errors import message_of
 
 from rnnlab.commands import evaluate
+from rnnlab.data.batch import Batch
 from rnnlab.data.digits import DigitsData
 from rnnlab.data.labelled import LabelledData, stratify
 from rnnlab.tasks.classifier import SequenceClassifier
@@ -58,7 +59,8 @@ def data_of(path, spec=None, stage="fit", **arguments):
 
 def whole(data, split):
     dataset = data.splits[split]
-    return dataset[torch.arange(len(dataset))]
+    x, y, lengths, *_ = dataset[torch.arange(len(dataset))]
+    return (x, y) if lengths is None else (x, y, lengths)
 
 
 def long_table(x, y, lengths):
@@ -110,7 +112,7 @@ def test_batches_are_padded_with_zeros_to_their_longest(tmp_path):
     ids, part = np.array(data.ids("train")), data.splits["train"]
     mean, deviation = np.array(data.spec.scale).T
     for index in (torch.tensor([5, 0, 17]), torch.arange(len(part)), torch.tensor([3])):
-        x, y, lengths = part[index]
+        x, y, lengths, *_ = part[index]
         chosen = ids[index.numpy()]
         assert lengths == arrays["lengths"][chosen].tolist()
         assert all(type(length) is int for length in lengths)
@@ -242,7 +244,7 @@ def test_digits():
     assert y.bincount().max() / len(y) == pytest.approx(0.1, abs=0.01)
     assert data.spec.classes == tuple("0123456789")
     split = next(split for split in data.splits if 0 in data.ids(split))
-    first, label = data.splits[split][torch.tensor([data.ids(split).index(0)])]
+    first, label, *_ = data.splits[split][torch.tensor([data.ids(split).index(0)])]
     assert label.item() == 0
     assert (first[0, :8, 0] * 16).tolist() == [0, 0, 5, 13, 9, 1, 0, 0]  # the first row of the first digit
 
@@ -263,7 +265,7 @@ def test_padding_changes_nothing(cell, bidirectional, readout, tmp_path):
     task = SequenceClassifier(OmegaConf.to_container(cfg.cell), {}, data.spec.as_dict(), readout).eval()
     part = data.splits["test"]
     with torch.inference_mode():
-        together, _ = task.read(whole(data, "test"), "test")
+        together, *_ = task.predict(Batch(*whole(data, "test")))
         for number, logits in enumerate(together):
             x, *_ = part[torch.tensor([number])]
             torch.testing.assert_close(task(x)[0][0], logits, atol=1e-6, rtol=1e-6)

@@ -24,7 +24,7 @@ TASKS = [AddingData, LatchData, TemporalOrderData, ParityData, EchoData, CopyDat
 
 def samples(data, split="val", count=300):
     data.setup("fit")
-    return data.splits[split][torch.arange(count)]
+    return data.splits[split][torch.arange(count)][:2]
 
 
 def test_the_random_numbers_are_those_of_splitmix64():
@@ -131,8 +131,8 @@ def test_samples_depend_on_their_index_alone(kind):
     data = kind()
     data.setup("fit")
     for split in ("train", "val", "test"):
-        whole = data.splits[split][torch.arange(40)]
-        some = data.splits[split][torch.tensor([33, 4])]
+        whole = data.splits[split][torch.arange(40)][:2]
+        some = data.splits[split][torch.tensor([33, 4])][:2]
         assert all(torch.equal(part, all_of[[33, 4]]) for part, all_of in zip(some, whole, strict=True))
     train, val, test = (data.splits[split][torch.arange(40)][0] for split in ("train", "val", "test"))
     assert not torch.equal(train, val)

@@ -31,7 +31,8 @@ def data_of(path, **arguments):
 
 def windows(data, split):
     dataset = data.splits[split]
-    return dataset[torch.arange(len(dataset))]
+    batch = dataset[torch.arange(len(dataset))]
+    return *batch[:2], *(batch.baseline or ())
 
 
 def months(number, start="2020-01-01"):

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchmetrics.text import Perplexity
 
+from rnnlab.data.batch import Batch
 from rnnlab.tasks.base import MeanLoss
 from rnnlab.tasks.char import CharModel
 from rnnlab.tasks.classifier import SequenceClassifier
@@ -18,10 +19,11 @@ CELL = {"_target_": "torch.nn.GRU", "hidden_size": 6, "bidirectional": False}
 def measured(task, batches):
     """The scores that the task reports for these batches."""
     scores = {}
+    task.eval()
     task.log_dict = lambda values, **_: scores.update(values)
     with torch.no_grad():
         for index, batch in enumerate(batches):
-            task.validation_step(batch, index)
+            task.validation_step(Batch(*batch), index)
         task.on_validation_epoch_end()
     return scores
 
@@ -52,7 +54,7 @@ def test_label_smoothing_is_for_training_only():
     batch = torch.randint(4, (7, 9)), torch.randint(4, (7, 9))
     log_p = smooth(batch[0])[0].log_softmax(-1)
     target = 0.8 * F.one_hot(batch[1], 4) + 0.2 / 4
-    torch.testing.assert_close(smooth.training_step(batch, 0), -(target * log_p).sum(-1).mean())
+    torch.testing.assert_close(smooth.training_step(Batch(*batch), 0), -(target * log_p).sum(-1).mean())
     assert measured(smooth, [batch]) == measured(plain, [batch])
 
 
@@ -105,7 +107,7 @@ def test_text_shows_what_is_predicted():
     task.network.head = nn.Linear(6, 4)
     nn.init.zeros_(task.network.head.weight)
     task.network.head.bias.data = torch.tensor([0.0, 0.0, 1.0, 0.0])
-    assert task.text((torch.tensor([[0, 1, 3]]), torch.tensor([[1, 3, 0]]))) == "'abd' -> 'ccc'"
+    assert task.text(Batch(torch.tensor([[0, 1, 3]]), torch.tensor([[1, 3, 0]]))) == "'abd' -> 'ccc'"
 
 
 def test_warmup_cosine():

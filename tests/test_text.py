@@ -15,10 +15,11 @@ from conftest import TEXT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from rnnlab.data import corpus, files
+from rnnlab.data import corpus
 from rnnlab.data.spec import IGNORED
 from rnnlab.data.text import WARM_UP, Pieces, PythonData, TextData, TrainStreams, WholeText
 from rnnlab.data.vocabulary import UNKNOWN, Vocabulary
+from rnnlab.utils import files
 from rnnlab.utils.errors import UserError
 
 SMALL = ("model=char", "data=text", f"data.path={TEXT}", "cell=lstm", "cell.hidden_size=16", "data.seq_len=32")
@@ -180,7 +181,7 @@ def test_streams_are_the_text(steps):
     for epoch in range(8):
         streams.set_epoch(epoch)
         for cut in streams:
-            x, y, goes_on = text[cut]
+            x, y, _, goes_on, _ = text[cut]
             assert torch.equal(y, x + 1)
             if goes_on:
                 assert torch.equal(x[:, 0], read[-1][:, -1] + 1)
@@ -222,7 +223,7 @@ def test_every_prediction_of_a_text_counts_once(size, streams, world_size, seq_l
             batches = WholeText(size, streams, seq_len, rank, world_size)
             before = None
             for cut in batches:
-                x, y, goes_on = text[cut]
+                x, y, _, goes_on, _ = text[cut]
                 assert x.shape[0] <= streams * (world_size if len(ranks) == 1 else 1)
                 assert goes_on == (before is not None)
                 assert before is None or torch.equal(x[:, 0], before + 1)

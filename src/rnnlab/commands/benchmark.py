@@ -92,7 +92,7 @@ def _plain(cfg: DictConfig, steps: int) -> float:
     for loaded in islice(batches, steps):
         batch = datamodule.transfer_batch_to_device(loaded, device, 0)
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.trainer.precision == "bf16-mixed"):
-            loss = model.loss(*model.read(batch, "train"))
+            loss, _ = model.training_loss(batch)
         optimizer.zero_grad()
         loss.backward()
         if clip is not None:

@@ -114,7 +114,7 @@ def write(out: str, trainer: pl.Trainer, model: Task, datamodule: SequenceData) 
         for index in islice(datamodule.batches(split, 0, 1), int(number)):
             batch = datamodule.transfer_batch_to_device(dataset[index], device, 0)
             with trainer.precision_plugin.forward_context():  # as it was scored
-                logits, y = model.read(batch, split)
+                logits, y = model.evaluate(batch)
             asked = (y != IGNORED).nonzero(as_tuple=True)  # of the sequence in the batch, of the step
             chances = logits[asked].double().softmax(-1)
             places = zip(*(place.tolist() for place in asked), strict=True)

@@ -124,7 +124,7 @@ def _score(model: CharModel, how: SimpleNamespace) -> None:
     nats = torch.empty(len(tokens) - 1)
     with _open(how.out) as file:
         for cut in _watched(cuts, len(cuts), "scoring"):
-            x, y, _ = text[cut]
+            x, y, *_ = text[cut]
             out, state = model(x.to(how.device), state)
             costs = F.cross_entropy(out.mT, y.to(how.device), ignore_index=IGNORED, reduction="none").cpu()
             positions = torch.from_numpy(cut.starts)[:, None] + torch.arange(cut.steps)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from rnnlab.data.batch import Batch
 from rnnlab.data.samplers import EvenBatches, GlobalBatches, TrainBatches
 from rnnlab.data.spec import Kind, SequenceSpec
 from rnnlab.utils.files import require_memory
@@ -17,11 +18,24 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("val", "train", "test")  # as they are fit for a look at the data
 
 
+class TensorBatches(Dataset):
+    """Samples that are held in two tensors, (samples, ...) each; (batch,) indices give a `Batch` of them."""
+
+    def __init__(self, x: Tensor, y: Tensor):
+        self.x, self.y = x, y
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        return Batch(self.x[index], self.y[index])
+
+
 class SequenceData(pl.LightningDataModule):
     """A dataset that knows its `spec` after `setup` and serves whole batches by indexing tensors.
 
     A subclass defines `make`, which sets `self.spec` and returns a `Dataset` for each split. These take a tensor of
-    indices and return a pair (x, y) of tensors whose first dimension is the batch.
+    indices and return a `Batch`.
 
     **Arguments:**
 
@@ -67,7 +81,7 @@ class SequenceData(pl.LightningDataModule):
             "Use a smaller data.batch_size, or smaller data.",
         )
 
-    def example(self, size: int) -> Any:
+    def example(self, size: int) -> Batch:
         """The first `size` samples of the validation set, or if there is none of another, as one batch."""
         dataset: Any = next(self.splits[split] for split in SPLITS if split in self.splits)
         return dataset[torch.arange(min(size, len(dataset)))]
@@ -91,7 +105,7 @@ class SequenceData(pl.LightningDataModule):
         return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return tuple(part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in batch)
+        return batch.to(device)
 
     def train_dataloader(self) -> DataLoader:
         if (overfit := self._overfit_loader()) is not None:

@@ -1,9 +1,9 @@
 """One word or sentence, continued character by character."""
 
 import torch
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset
 
-from rnnlab.data.base import SequenceData, Split
+from rnnlab.data.base import SequenceData, Split, TensorBatches
 from rnnlab.data.spec import SequenceSpec
 from rnnlab.data.vocabulary import Vocabulary
 from rnnlab.utils.errors import require
@@ -38,5 +38,5 @@ class HelloData(SequenceData):
             vocab = tuple(dict.fromkeys(self.text))
             self.spec = SequenceSpec("tokens", len(vocab), len(vocab), len(self.text) - 1, vocab)
         tokens = torch.from_numpy(Vocabulary(self.spec.vocab).encode(self.text, "data.text"))[None]
-        sequence = TensorDataset(tokens[:, :-1], tokens[:, 1:])
+        sequence = TensorBatches(tokens[:, :-1], tokens[:, 1:])
         return {"train": sequence, "val": sequence, "test": sequence}

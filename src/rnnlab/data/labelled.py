@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from rnnlab.data.arrays import Sequences, read_arrays, read_table
 from rnnlab.data.base import SequenceData, Split
+from rnnlab.data.batch import Batch
 from rnnlab.data.spec import SequenceSpec
 from rnnlab.data.tables import listed
 from rnnlab.utils.console import tell
@@ -26,9 +27,8 @@ class Part(Dataset):
     - `lengths`, `labels`: (sequences,) of all of them.
     - `chosen`: (sequences of this part,) which.
 
-    Indexing with (batch,) integers gives x, (batch, time, features), and y, (batch,). If the sequences of the table are
-    not all of one length, x has zeros behind shorter ones, and the lengths come as a third, a list of integers, which
-    stays where it is when the rest moves to a GPU.
+    Indexing with (batch,) integers gives a `Batch` of x, (batch, time, features), and y, (batch,). If the sequences of
+    the table are not all of one length, shorter ones are padded with zeros and the batch has `lengths`.
     """
 
     def __init__(self, values: Tensor, lengths: Tensor, labels: Tensor, chosen: Tensor):
@@ -43,14 +43,14 @@ class Part(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: Tensor) -> tuple[Any, ...]:
+    def __getitem__(self, index: Tensor) -> Batch:
         if self.whole is not None:
-            return self.whole[self.chosen[index]], self.labels[index]
+            return Batch(self.whole[self.chosen[index]], self.labels[index])
         lengths = self.lengths[index]
         steps = torch.arange(int(lengths.max()))
         rows = (self.first[index, None] + steps).where(steps < lengths[:, None], len(self.values) - 1)
         x = self.values.index_select(0, rows.flatten()).view(*rows.shape, -1)
-        return x, self.labels[index], lengths.tolist()
+        return Batch(x, self.labels[index], lengths.tolist())
 
 
 class ClassData(SequenceData):

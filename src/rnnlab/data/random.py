@@ -4,9 +4,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset
 
-from rnnlab.data.base import SequenceData, Split
+from rnnlab.data.base import SequenceData, Split, TensorBatches
 from rnnlab.data.spec import Kind, SequenceSpec
 from rnnlab.utils.errors import require
 from rnnlab.utils.files import require_memory
@@ -75,16 +75,16 @@ class RandomData(SequenceData):
         teacher /= teacher.norm(dim=1, keepdim=True)
         return {split: self._split(size, teacher, k) for k, (split, size) in enumerate(self.sizes.items(), 1)}
 
-    def _split(self, size: int, teacher: Tensor, k: int) -> TensorDataset:
+    def _split(self, size: int, teacher: Tensor, k: int) -> TensorBatches:
         generator = self._generator(k)  # of its own, so that num_train does not change the test set
         x = torch.randn(size, *self.shape, generator=generator)
         weights = DECAY ** torch.arange(x.shape[1] - 1, -1, -1)
         values = torch.einsum("ntf,t->nf", x, weights / weights.norm()) @ teacher.T
         if self.target == "values":
-            return TensorDataset(x, values)
+            return TensorBatches(x, values)
         if self.target == "labels":
-            return TensorDataset(x, values.argmax(1))
-        return TensorDataset(x, torch.randint(self.output_size, (size,), generator=generator))
+            return TensorBatches(x, values.argmax(1))
+        return TensorBatches(x, torch.randint(self.output_size, (size,), generator=generator))
 
     def _generator(self, k: int) -> torch.Generator:
         return torch.Generator().manual_seed(4 * self.seed + k)

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rnnlab.data.base import SequenceData, Split, TrainBatches
+from rnnlab.data.base import SequenceData, Split
+from rnnlab.data.batch import Batch
+from rnnlab.data.samplers import TrainBatches
 from rnnlab.data.spec import SequenceSpec
 from rnnlab.utils.errors import require
 
@@ -72,8 +74,8 @@ class Samples(Dataset):
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        return self.draw(uniform(self.key, indices, self.count))
+    def __getitem__(self, indices: Tensor) -> Batch:
+        return Batch(*self.draw(uniform(self.key, indices, self.count)))
 
 
 class FreshBatches(TrainBatches):

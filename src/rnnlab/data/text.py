@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from rnnlab.data.base import SequenceData, Split, TrainBatches
+from rnnlab.data.base import SequenceData, Split
+from rnnlab.data.batch import Batch
 from rnnlab.data.corpus import Corpus, Unit, open_corpus
+from rnnlab.data.samplers import TrainBatches
 from rnnlab.data.spec import IGNORED, SequenceSpec
 from rnnlab.data.vocabulary import Vocabulary
 from rnnlab.utils.console import tell
@@ -44,7 +45,7 @@ class Cut(NamedTuple):
 class Pieces(Dataset):
     """Sequences of a text and their successors, cut out when asked for.
 
-    Indexing with a `Cut` gives x and y, (batch, steps) int64, y one character ahead of x, and `goes_on`.
+    Indexing with a `Cut` gives a `Batch` of x and y, (batch, steps) int64, y one character ahead of x.
 
     **Arguments:**
 
@@ -59,7 +60,7 @@ class Pieces(Dataset):
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __getitem__(self, cut: Cut) -> tuple[Tensor, Tensor, bool]:
+    def __getitem__(self, cut: Cut) -> Batch:
         positions = cut.starts[:, None] + np.arange(cut.steps + 1)
         piece = self.tokens[positions].astype(np.int64)
         if self.size is not None and piece.max() >= self.size:
@@ -67,7 +68,7 @@ class Pieces(Dataset):
         x, y = piece[:, :-1], piece[:, 1:].copy()
         if cut.counts_from is not None:
             y[positions[:, :-1] < cut.counts_from[:, None]] = IGNORED
-        return torch.from_numpy(x), torch.from_numpy(y), cut.goes_on
+        return Batch(torch.from_numpy(x), torch.from_numpy(y), carry_state=cut.goes_on)
 
 
 class TrainStreams(TrainBatches):
@@ -164,8 +165,6 @@ class TextData(SequenceData):
     signs at a time, and tells the task when the state of a batch goes on with the next (Williams & Peng 1990, truncated
     backpropagation through time); validation and test predict each sign of their part but the first, once.
 
-    A batch is x and y, (batch, time) token indices, and whether it goes on.
-
     **Arguments:**
 
     - `path`: a file or folder.
@@ -246,7 +245,7 @@ class TextData(SequenceData):
                 self._tell_unseen(corpus, split, borders)
         return parts
 
-    def example(self, size: int) -> Any:
+    def example(self, size: int) -> Batch:
         """The beginning of the validation part, or of another if there is none, as one batch of `size` sequences."""
         text: Any = next(self.splits[split] for split in ("val", "test", "train") if split in self.splits)
         steps = min(self.seq_len, len(text) - 1)

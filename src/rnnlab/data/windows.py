@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from rnnlab.data.base import SequenceData, Split
+from rnnlab.data.batch import Baseline, Batch
 from rnnlab.data.spec import SequenceSpec
 from rnnlab.utils.console import tell
 from rnnlab.utils.errors import UserError, require
@@ -71,8 +72,7 @@ class Windows(Dataset):
     where it is not known. The channels of a step are all columns, then those known ahead a second time, as they will be
     `horizon` steps later: the last `horizon` steps of a window hold all that is known of the steps to be forecast.
 
-    With `mase_scale` follow the seasonal-naive forecast, of the shape of y, which is the last season again and again,
-    the last value, (batch, 1, targets), and the `mase_scale` of the window's series, (batch, 1, targets).
+    With `mase_scale` the batch has a `Baseline`.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Windows(Dataset):
     def __len__(self) -> int:
         return len(self.origins)
 
-    def __getitem__(self, index: Tensor) -> tuple[Tensor, ...]:
+    def __getitem__(self, index: Tensor) -> Batch:
         starts = self.origins[index]
         origins = starts[:, None]
         rows = origins + self.future
@@ -106,9 +106,10 @@ class Windows(Dataset):
         if self.until is not None:
             y = y.masked_fill((rows >= self.until[self.panel.series(starts)][:, None])[..., None], torch.nan)
         if self.mase_scale is None:
-            return x, y
+            return Batch(x, y)
         naive = self._targets(origins - self.season + self.future % self.season)
-        return x, y, naive, self._targets(origins - 1), self.mase_scale[self.panel.series(starts)][:, None]
+        mase_scale = self.mase_scale[self.panel.series(starts)][:, None]
+        return Batch(x, y, baseline=Baseline(naive, self._targets(origins - 1), mase_scale))
 
     def window(self, origins: Tensor) -> Tensor:
         """What is known at (batch, 1) rows, x."""

@@ -14,15 +14,14 @@ from rich.table import Table
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from rnnlab.data.spec import IGNORED, Kind, SequenceSpec
+from rnnlab.data.batch import Batch
+from rnnlab.data.spec import Kind, SequenceSpec
 from rnnlab.nn.gradients import NonFiniteGradientGuard
 from rnnlab.nn.rnn import SimpleRNN, map_state
 from rnnlab.nn.sharding import shard
 from rnnlab.tasks.metrics import MeanLoss
 from rnnlab.utils.console import tell
 from rnnlab.utils.errors import UserError, require
-
-Batch = tuple[Tensor, ...]  # x, y, and for text whether its sequences go on from those of the batch before
 
 
 @contextmanager
@@ -93,7 +92,8 @@ class Task(pl.LightningModule):
         self.expect_tests(self.spec.test_lengths)
         self.guard = NonFiniteGradientGuard()
         self.loaded_state: Any = None
-        self.states: dict[str, Any] = {}  # what the last batch of a split left, for the next to go on from
+        self.train_state: Any = None  # of the previous training batch, for stateful batches
+        self.evaluation_state: Any = None  # the same in validation and test
         self.shards: list[Any] = []  # parts of the network whose weights the ranks share, with trainer=fsdp
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -113,9 +113,13 @@ class Task(pl.LightningModule):
         """What gives `(out, state)` for `(x, state)`."""
         return SimpleRNN(cell, self.spec.input_size, self.spec.output_size, self.readout, **network)
 
-    def loss(self, out: Tensor, y: Tensor) -> Tensor:
-        """The mean over all predictions in `out` of what each costs given its target in `y`; a scalar."""
+    def loss(self, out: Tensor, y: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
+        """The loss of predictions `out` of targets `y`, a scalar: the mean over all predictions, or their sum."""
         raise NotImplementedError
+
+    def count(self, y: Tensor) -> int | Tensor:
+        """How many predictions `loss` takes the mean of."""
+        return y.numel()
 
     def make_metrics(self) -> dict[str, Metric]:
         """Metrics by name; each is updated with (network output, target), both flattened over batch and time."""
@@ -163,21 +167,27 @@ class Task(pl.LightningModule):
         """See `SimpleRNN.forward`."""
         return self.network(x, state)
 
-    def read(self, batch: Batch, split: str) -> tuple[Tensor, Tensor]:
-        """The network's output for a batch and the targets.
+    def predict(self, batch: Batch, state: Any = None) -> tuple[Tensor, Tensor, Any]:
+        """The network's output for a batch, the targets on the scale of that output, and the final state."""
+        out, state = self.network(batch.x, state, batch.lengths)
+        return out, batch.y, state
 
-        A batch that goes on starts at the state in which the one before left the network; gradients end there.
+    def training_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The mean loss of a training batch and its targets.
+
+        Stateful batches (truncated BPTT) start from the previous batch's detached state.
         """
-        x, y, *goes_on = batch
-        if not goes_on:
-            return self.network(x)[0], y
-        out, state = self.network(x, self.states.get(split) if goes_on[0] else None)
-        self.states[split] = map_state(state, Tensor.detach)
-        return out, y
+        out, y, state = self.predict(batch, self.train_state if batch.carry_state else None)
+        if batch.carry_state is not None:
+            self.train_state = map_state(state, Tensor.detach)
+        return self.loss(out, y), y
+
+    def probe_loss(self, batch: Batch) -> Tensor:
+        """The loss of a batch in evaluation mode, of which `GradientFlow` takes the gradient."""
+        return self.loss(*self.predict(batch)[:2])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        out, y = self.read(batch, "train")
-        loss = self.loss(out, y)
+        loss, y = self.training_loss(batch)
         return loss * self._weight(y) if self.uneven and self.trainer.world_size > 1 else loss
 
     # Lightning looks at the signature in every step; one that is stored need not be worked out again
@@ -190,7 +200,7 @@ class Task(pl.LightningModule):
         self._measure(batch, self.tests[dataloader_idx])
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self.read(batch, "predict")[0]
+        return self.evaluate(batch)[0]
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: Any = None
@@ -226,8 +236,8 @@ class Task(pl.LightningModule):
             self._report(split)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if "train" in self.states:
-            checkpoint["state"] = map_state(self.states["train"], self._of_all_ranks)
+        if self.train_state is not None:
+            checkpoint["state"] = map_state(self.train_state, self._of_all_ranks)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.loaded_state = checkpoint.get("state")
@@ -245,7 +255,7 @@ class Task(pl.LightningModule):
         saved, self.loaded_state = self.loaded_state, None
         # with other processes or batches the first batch says that it does not go on, and this is not used
         if saved is not None:
-            self.states["train"] = map_state(saved, lambda ranks: ranks[self.global_rank % len(ranks)].to(self.device))
+            self.train_state = map_state(saved, lambda ranks: ranks[self.global_rank % len(ranks)].to(self.device))
 
     def _of_all_ranks(self, tensor: Tensor) -> Tensor:
         """A tensor of every rank, (ranks, ...)."""
@@ -278,7 +288,7 @@ class Task(pl.LightningModule):
 
     def _weight(self, y: Tensor) -> Tensor:
         """What this rank's mean counts in that over the ranks, to make it the mean over the predictions of all."""
-        mine = (~y.isnan() if y.is_floating_point() else y != IGNORED).sum().float()
+        mine = torch.as_tensor(self.count(y), dtype=torch.float32, device=y.device)
         total = mine.clone()
         torch.distributed.all_reduce(total)
         return mine * self.trainer.world_size / total.clamp_min(1)
@@ -297,14 +307,20 @@ class Task(pl.LightningModule):
     def _split(self, split: str) -> Any:
         return self.metrics[split].items()  # type: ignore[operator, union-attr]
 
-    def total(self, out: Tensor, y: Tensor) -> tuple[Tensor, int | Tensor]:
-        """The sum of what all predictions cost, without what only training adds to it, and how many they are."""
-        return self.loss(out, y) * y.numel(), y.numel()
+    def evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Output and targets of the next batch of a validation or test set."""
+        out, y, state = self.predict(batch, self.evaluation_state if batch.carry_state else None)
+        self.evaluation_state = None if batch.carry_state is None else state
+        return out, y
 
     def _measure(self, batch: Batch, split: str) -> None:
-        out, y = self.read(batch, split)
+        out, y = self.evaluate(batch)
         for name, metric in self._split(split):
-            metric.update(*(self.total(out, y) if name == "loss" else self.flatten(out, y)))
+            metric.update(*(self._total(out, y) if name == "loss" else self.flatten(out, y)))
+
+    def _total(self, out: Tensor, y: Tensor) -> tuple[Tensor, int | Tensor]:
+        """The sum of the losses in 32 bits or more, and their number."""
+        return self.loss(out.to(torch.promote_types(out.dtype, torch.float32)), y, "sum"), self.count(y)
 
     def flatten(self, out: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Predictions and targets without the time dimension, if they have one."""

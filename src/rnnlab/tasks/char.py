@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +10,11 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from rnnlab.data.batch import Batch
 from rnnlab.data.spec import IGNORED
 from rnnlab.data.vocabulary import Vocabulary
 from rnnlab.nn.rnn import require_tied
-from rnnlab.tasks.base import Batch, Task
+from rnnlab.tasks.base import Task
 from rnnlab.tasks.sampling import write
 from rnnlab.utils.errors import require
 
@@ -64,12 +65,13 @@ class CharModel(Task):
         if "hidden_size" in cell:
             require_tied(model.get("tied", False), embedding, cell.get("proj_size") or cell["hidden_size"])
 
-    def loss(self, out: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(out.flatten(0, 1), y.flatten(), label_smoothing=self.label_smoothing)
+    def loss(self, out: Tensor, y: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
+        smoothing = self.label_smoothing if self.training else 0.0
+        return F.cross_entropy(out.flatten(0, 1), y.flatten(), ignore_index=IGNORED, label_smoothing=smoothing,
+                               reduction=reduction)  # fmt: skip
 
-    def total(self, out: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        costs = F.cross_entropy(out.flatten(0, 1).float(), y.flatten(), ignore_index=IGNORED, reduction="sum")
-        return costs, (y != IGNORED).sum()
+    def count(self, y: Tensor) -> Tensor:
+        return (y != IGNORED).sum()
 
     def make_metrics(self) -> dict[str, Metric]:
         size = self.spec.output_size
@@ -88,9 +90,8 @@ class CharModel(Task):
         A piece of a text is continued: its beginning, then new characters, drawn at temperature 0.8 and always with the
         same random numbers. Of any other sequence the likeliest successor of each character: `'hell' -> 'ello'`.
         """
-        x, _, *goes_on = batch
-        x = x[:1, :PROMPT].to(self.device)
-        if goes_on:
+        x = batch.x[:1, :PROMPT].to(self.device)
+        if batch.carry_state is not None:
             generator = torch.Generator(self.device).manual_seed(0)
             drawn = [token[0] for token in self.write(x, SAMPLE, temperature=0.8, generator=generator)]
             return self.vocabulary.decode([*x[0].tolist(), *torch.stack(drawn).tolist()])

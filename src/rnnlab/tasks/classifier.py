@@ -10,7 +10,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from rnnlab.data.spec import IGNORED
 from rnnlab.nn.rnn import SimpleRNN
-from rnnlab.tasks.base import Batch, Task
+from rnnlab.tasks.base import Task
 from rnnlab.tasks.plots import draw_confusion
 
 
@@ -26,7 +26,6 @@ class SequenceClassifier(Task):
     """Gives each sequence one of `spec.output_size` labels, y is (batch,), or each step, y is (batch, time).
 
     The loss is the mean cross-entropy in nats; accuracy is over all labels asked for, F1 the mean over classes.
-    Sequences may be padded at their end; then a batch has their lengths beside x and y.
 
     **Arguments:**
 
@@ -51,16 +50,11 @@ class SequenceClassifier(Task):
     def make_network(self, cell: dict[str, Any], readout: Literal["last", "mean"]) -> nn.Module:  # type: ignore[override]
         return SimpleRNN(cell, self.spec.input_size, self.spec.output_size, "all" if self.spec.every_step else readout)
 
-    def read(self, batch: Batch, split: str) -> tuple[Tensor, Tensor]:
-        x, y, *lengths = batch
-        return self.network(x, None, *lengths)[0], y
+    def loss(self, out: Tensor, y: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
+        return F.cross_entropy(*self.flatten(out, y), ignore_index=IGNORED, reduction=reduction)
 
-    def loss(self, out: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(*self.flatten(out, y), ignore_index=IGNORED)
-
-    def total(self, out: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        costs = F.cross_entropy(*self.flatten(out.float(), y), ignore_index=IGNORED, reduction="sum")
-        return costs, (y != IGNORED).sum()
+    def count(self, y: Tensor) -> Tensor:
+        return (y != IGNORED).sum()
 
     def make_metrics(self) -> dict[str, Metric]:
         how: dict[str, Any] = {"ignore_index": IGNORED, "validate_args": False}

@@ -12,9 +12,10 @@ from rich.table import Table
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from rnnlab.data.batch import Batch
 from rnnlab.data.windows import ForecastData, Panel, Windows
 from rnnlab.nn.rnn import SimpleRNN
-from rnnlab.tasks.base import Batch, Task
+from rnnlab.tasks.base import Task
 from rnnlab.tasks.metrics import ForecastScores, median, pinball
 from rnnlab.tasks.plots import Forecast, draw_errors, draw_forecasts
 from rnnlab.tasks.window_rnn import PATCH, WindowRNN, divisors
@@ -123,7 +124,7 @@ class Forecaster(Task):
             listed = ", ".join(map(str, divisors(context)))
             require(context % patch == 0, f"model.patch={patch} does not divide data.context={context}; {listed} do.")
 
-    def loss(self, out: Tensor, y: Tensor) -> Tensor:
+    def loss(self, out: Tensor, y: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
         """`out` is (..., outputs), `y` is (...), and not a number where it is not known, which costs nothing."""
         known = ~y.isnan()
         y = y.where(known, out[..., 0].detach())
@@ -131,32 +132,41 @@ class Forecaster(Task):
             costs = pinball(out, y, self.levels).mean(-1)
         else:
             costs = LOSSES[self.objective](out[..., 0], y, reduction="none")
-        return (costs * known).sum() / known.sum().clamp_min(1)
+        total = (costs * known).sum()
+        return total if reduction == "sum" else total / known.sum().clamp_min(1)
 
-    def total(self, out: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        known = (~y.isnan()).sum()
-        return self.loss(out, y) * known, known
+    def count(self, y: Tensor) -> Tensor:
+        return (~y.isnan()).sum()
 
     def make_metrics(self) -> dict[str, Metric]:
         how = (self.spec.horizon, self.spec.targets, self.quantiles)
         naive = NAIVE[self.spec.season == 1 :]  # without a season the two are one
         return {"model": ForecastScores(*how), **{name: ForecastScores(*how, f"_{name}") for name in naive}}
 
-    def read(self, batch: Batch, split: str) -> tuple[Tensor, Tensor]:
-        x, y, *_ = batch
-        window, standards = self._standardise(x)
-        y = self._scaled(y, standards)
-        if split == "train" and (self.noise or self.shift):
+    def predict(self, batch: Batch, state: Any = None) -> tuple[Tensor, Tensor, None]:
+        window, standards = self._standardise(batch.x)
+        y = self._scaled(batch.y, standards)
+        if self.training and (self.noise or self.shift):
             shift = self.shift * torch.randn_like(y[:, :1])
             y = y + shift
             window = window + self.noise * torch.randn_like(window)
             window[..., : y.shape[-1]] += shift
         if not self.recursive:
-            return self.network(window)[0].to(y.dtype), y
-        if split in ("train", "probe"):
-            steps = torch.cat((window, y), dim=1)
-            return self._steps(self.network(steps[:, :-1].nan_to_num())[0]).to(y.dtype), steps[:, 1:]
-        return self._feed_back(window).to(y.dtype), y
+            return self.network(window)[0].to(y.dtype), y, None
+        if self.training:
+            return *self._teacher_forced(window, y), None
+        return self._feed_back(window).to(y.dtype), y, None
+
+    def _teacher_forced(self, window: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Predictions of the next step at every step of the windows and their targets, and these steps."""
+        steps = torch.cat((window, y), dim=1)
+        return self._steps(self.network(steps[:, :-1].nan_to_num())[0]).to(y.dtype), steps[:, 1:]
+
+    def probe_loss(self, batch: Batch) -> Tensor:
+        if not self.recursive:
+            return super().probe_loss(batch)
+        window, standards = self._standardise(batch.x)
+        return self.loss(*self._teacher_forced(window, self._scaled(batch.y, standards)))
 
     def forecast(self, x: Tensor) -> Tensor:
         """Windows (batch, context, channels) -> (batch, horizon, targets, outputs), all on the scale of the data.
@@ -168,20 +178,20 @@ class Forecaster(Task):
         return self._unscaled(out.to(x.dtype), standards)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self.forecast(batch[0])
+        return self.forecast(batch.x)
 
     def _measure(self, batch: Batch, split: str) -> None:
-        x, y, *compared = batch
-        out, scaled = self.read(batch, split)
+        y, baseline = batch.y, batch.baseline
+        out, scaled = self.evaluate(batch)
         scores = dict(self._split(split))
-        scores["loss"].update(*self.total(out, scaled))
-        if compared:  # batches of the training part have nothing to be compared with
-            naive, last, mase_scale = compared
-            _, standards = self._standardise(x)
-            scores["model"].update(self._unscaled(out, standards), y, mase_scale)
-            scores["last_value"].update(last[..., None].expand_as(y[..., None]), y, mase_scale)
+        scores["loss"].update(*self._total(out, scaled))
+        if baseline is not None:  # batches of the training part have none
+            _, standards = self._standardise(batch.x)
+            scores["model"].update(self._unscaled(out, standards), y, baseline.mase_scale)
+            last_value = baseline.last_value[..., None].expand_as(y[..., None])
+            scores["last_value"].update(last_value, y, baseline.mase_scale)
             if "seasonal_naive" in scores:
-                scores["seasonal_naive"].update(naive[..., None], y, mase_scale)
+                scores["seasonal_naive"].update(baseline.seasonal_naive[..., None], y, baseline.mase_scale)
 
     def _standardise(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """A window on the network's scale, and (location, spread) of its targets, (batch, 1, targets) each."""

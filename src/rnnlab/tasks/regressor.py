@@ -1,5 +1,7 @@
 """Sequence regression."""
 
+from typing import Any, Literal
+
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
@@ -24,13 +26,18 @@ class SequenceRegressor(Task):
 
     The loss is the mean squared error, beside it the mean absolute error and R2, the share of the variance explained.
     All are on the scale of the targets that the data give.
+
+    **Arguments:** see `Task`.
     """
 
     kind = "values"
     loss_label = "mean squared error"
 
-    def loss(self, out: Tensor, y: Tensor) -> Tensor:
-        return F.mse_loss(out, y)
+    def __init__(self, cell: dict[str, Any], optim: dict[str, Any], spec: dict[str, Any]):
+        super().__init__(cell, optim, spec)
+
+    def loss(self, out: Tensor, y: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
+        return F.mse_loss(out, y, reduction=reduction)
 
     def make_metrics(self) -> dict[str, Metric]:
         return {"mae": MeanAbsoluteError(), "r2": R2()}
@@ -42,7 +49,7 @@ class SequenceRegressor(Task):
         """Prediction and truth of the validation set's first sequences, side by side and against each other."""
         if split != "val":
             return {}
-        x, y = datamodule.example(SCATTERED)
+        x, y, *_ = datamodule.example(SCATTERED)
         truth = y[:, 0]
         predicted = self.network(x.to(self.device))[0][:, 0].float().cpu()
         figure = Figure(figsize=(9.5, 3.8), layout="constrained")

@@ -40,7 +40,6 @@ class Curves(pl.Callback):
     state_key = "curves"  # survives a new name of the class
 
     def __init__(self, monitor: str = "val/loss") -> None:
-        self.step = 0
         self.losses: list[tuple[int, Tensor, Any]] = []  # (step, loss, whether it was left out) since the last mean
         self.pending: list[Tensor] = []  # losses of batches whose step is still to come
         self.stepped = False
@@ -48,7 +47,6 @@ class Curves(pl.Callback):
         self.history: dict[str, list[tuple[int, float]]] = {"train/loss": [], "val/loss": [], monitor: []}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.step = trainer.global_step
         self.reduce = trainer.strategy.reduce
         for board in tensorboard_loggers(trainer):
             board.experiment.add_custom_scalars({"loss": {"loss": ["Multiline", list(LOSSES)]}})
@@ -56,9 +54,8 @@ class Curves(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        self.step += 1
         self.stepped = True
-        if self.step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
             self.grad_norm = total_norm(gradients)
 
@@ -69,7 +66,7 @@ class Curves(pl.Callback):
         if not self.stepped:  # gradients are being accumulated
             return
         bad = pl_module.guard.bad  # type: ignore[union-attr]
-        self.losses += [(self.step, loss, bad) for loss in self.pending]
+        self.losses += [(trainer.global_step, loss, bad) for loss in self.pending]
         self.pending, self.stepped = [], False
         if self.grad_norm is not None:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
@@ -140,9 +137,9 @@ class Curves(pl.Callback):
     def _write(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
         for name, points in self.history.items():
             if name in metrics:
-                points.append((self.step, metrics[name]))
+                points.append((trainer.global_step, metrics[name]))
         for logger in trainer.loggers:
-            logger.log_metrics(metrics, self.step)
+            logger.log_metrics(metrics, trainer.global_step)
 
     def _figure(self, label: str) -> Figure:
         figure = Figure(figsize=(7, 4), layout="constrained")

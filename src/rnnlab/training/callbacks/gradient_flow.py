@@ -135,15 +135,13 @@ class GradientFlow(pl.Callback):
         batch = datamodule.transfer_batch_to_device(datamodule.example(self.batch_size), task.device, 0)
         task.eval()  # without dropout
         with torch.enable_grad(), recorded(task.network) as layers:
-            loss = task.loss(*task.read(batch, "probe"))
+            loss = task.probe_loss(batch)
         task.train()
-        task.states.pop("probe", None)
         if not layers:
             return
-        lengths = next((part for part in batch[2:] if isinstance(part, list)), None)
         scores: dict[str, Any] = {"gradient_flow/skipped_steps": task.guard.skipped}
         for layer, direct in zip(layers, torch.autograd.grad(loss, [layer.out for layer in layers]), strict=True):
-            scores |= self._measure(layer, direct, lengths, "" if len(layers) == 1 else f" {layer.name}")
+            scores |= self._measure(layer, direct, batch.lengths, "" if len(layers) == 1 else f" {layer.name}")
         scores |= updates
         numbers = torch.stack(
             [torch.as_tensor(score, dtype=torch.float64, device=loss.device) for score in scores.values()]

@@ -23,7 +23,7 @@ class Summary(pl.Callback):
     @torch.no_grad()
     def _print(self, trainer: pl.Trainer, task: Any) -> None:
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        x, *_ = datamodule.example(datamodule.batch_size)
+        x = datamodule.example(datamodule.batch_size).x
         network: nn.Module = task.network
         rows: dict[str, tuple[str, str]] = {}
         hooks = [
