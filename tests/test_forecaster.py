@@ -194,7 +194,8 @@ def test_the_picture_of_errors_by_step_shows_mae_of_one_series_and_mase_of_sever
     data = WavesData(num_series=number, length=200, context=CONTEXT, horizon=HORIZON, season=4)
     data.setup("test")
     task = Forecaster(cell_of("gru"), {}, data.spec.as_dict()).eval()
-    x, y, naive, last, mase_scale = batch = data.splits["test"][torch.arange(len(data.splits["test"]))]
+    batch = data.splits["test"][torch.arange(len(data.splits["test"]))]
+    x, y, (naive, last, mase_scale) = batch.x, batch.y, batch.baseline
     with torch.no_grad():
         task.test_step(batch, 0)
         median = task.forecast(x)[..., 1]

@@ -72,7 +72,7 @@ def unrolled_network(net, x):
     cell = net.cell
     directions = 2 if cell.bidirectional else 1
     if isinstance(cell, Stack):
-        y = cell.enter(x)
+        y = cell.input_proj(x)
         for layer, norm in enumerate(cell.norms):
             below, outs = norm(y), []
             for direction in range(directions):
@@ -81,7 +81,7 @@ def unrolled_network(net, x):
                 outs.append(read(part, weights, below, direction))
             out = torch.cat(outs, -1)
             y = y + out if cell.residual else out
-        y = cell.leave(y)
+        y = cell.output_norm(y)
     else:
         y = x
         for layer in range(cell.num_layers):
