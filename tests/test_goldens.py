@@ -1,7 +1,4 @@
-"""What the code does today, as numbers that a change of structure leaves alone; `python tests/test_goldens.py` renews.
-
-Bits are compared where CPU and torch are those of goldens.json; elsewhere norms and metrics are, then a test is skipped.
-"""
+"""Behaviour that moving code must not change, against goldens.json; `python tests/test_goldens.py` regenerates it."""
 
 import csv
 import dataclasses
@@ -125,10 +122,18 @@ def data_of(cfg):
     return datamodule
 
 
+def tensors(parts):
+    """All tensors within nested tuples, in order."""
+    for part in parts:
+        if torch.is_tensor(part):
+            yield part
+        elif isinstance(part, tuple):
+            yield from tensors(part)
+
+
 def first_two(loader):
     """x, y and what other tensors the first two batches hold, in order."""
-    batches = (vars(batch).values() if dataclasses.is_dataclass(batch) else batch for batch in islice(loader, 2))
-    return digest(part for batch in batches for part in batch if torch.is_tensor(part))
+    return digest(tensors(islice(loader, 2)))
 
 
 @pytest.mark.parametrize("data", [name for name in options("data") if name != "python"])  # which every interpreter has
@@ -278,9 +283,10 @@ COMMANDS = [
 
 def check(cfg):
     """What every script does with its config before anything else; raises for what is wrong."""
-    from rnnlab.check import check
+    from rnnlab.config.validate import check_parts
+    from rnnlab.training.dry_run import check_run
 
-    check(cfg)
+    (check_run if "cell" in cfg else check_parts)(cfg)
 
 
 def jobs_of(words):

@@ -382,7 +382,7 @@ def test_the_mean_loss_leaves_out_all_batches_of_a_step_that_was_left_out():
     task = SimpleNamespace(guard=guard, parameters=lambda: [nn.Parameter(torch.ones(1))])
     logger = SimpleNamespace(log_metrics=lambda metrics, step: logged.append((step, metrics.get("train/loss"))))
     trainer = SimpleNamespace(
-        log_every_n_steps=1, accumulate_grad_batches=2, loggers=[logger], is_global_zero=True,
+        global_step=0, log_every_n_steps=1, accumulate_grad_batches=2, loggers=[logger], is_global_zero=True,
         strategy=SimpleNamespace(reduce=lambda losses, reduce_op: losses),
         optimizers=[SimpleNamespace(param_groups=[{"lr": 0.1}])],
     )  # fmt: skip
@@ -393,6 +393,7 @@ def test_the_mean_loss_leaves_out_all_batches_of_a_step_that_was_left_out():
                 task.parameters()[0].grad = torch.ones(1)
                 curves.on_before_optimizer_step(trainer, task, None)
                 guard.bad = bad
+                trainer.global_step += 1
             curves.on_train_batch_end(trainer, task, {"loss": torch.tensor(loss / 2)}, None, number)
     assert logged == [(1, 2.0), (2, None), (3, 8.0)]
 
