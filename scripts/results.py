@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> None:
     with cli.one_message():
         given = FOLDERS + ([f"logs={LITERAL['logs']}"] if "logs" in LITERAL else [])
         require(len(given) < 2, f"{' '.join(given)}: give one folder; all runs below it are compared.")
-        from rnnlab.sweeps.results import results
+        from rnnlab.commands.results import results
 
         results(cfg, {**LITERAL, "logs": FOLDERS[0]} if FOLDERS else LITERAL)
 

@@ -14,8 +14,9 @@ import pytest
 from omegaconf import OmegaConf
 from test_errors import ROOT, message_of
 
-from rnnlab.sweeps.plots import draw
-from rnnlab.sweeps.results import results, summarise
+from rnnlab.commands.results import results
+from rnnlab.sweeps.plots import plot_runs
+from rnnlab.sweeps.results import summarise
 from rnnlab.sweeps.runs import differing, read_runs
 from rnnlab.training import run_record as records
 from rnnlab.utils.errors import UserError
@@ -180,7 +181,7 @@ def test_what_nobody_set_by_hand_is_shown_where_nothing_else_explains_it(tmp_pat
 
 def test_what_became_of_runs(tmp_path, table, capsys):
     run(tmp_path, "cell=rnn", "optim.lr=0.01", "seed=1", metrics={"test/loss": 0.5})
-    living = {"pid": os.getpid(), "born": records._born(os.getpid())}
+    living = {"pid": os.getpid(), "born": records.process_start_time(os.getpid())}
     run(tmp_path, "cell=rnn", "seed=2", status="running", **living, score=0.1, seconds=90.0)
     run(tmp_path, "cell=rnn", "seed=3", status="running", host="elsewhere", seconds=90.0)
     run(tmp_path, "cell=gru", "seed=1", status="running", score=0.1)
@@ -202,14 +203,14 @@ def test_what_became_of_runs(tmp_path, table, capsys):
 def test_damaged_runs_are_left_out(folder, table, capsys):
     paths = sorted(folder.iterdir(), key=lambda path: int(path.name.split("_")[0]))
     (paths[0] / "run.json").write_text('{"status": "fini')
-    (paths[2] / "metrics.json").write_text('{"test/accuracy": Infinity}')
+    (paths[2] / "metrics.json").write_text('{"test/accuracy": ')
     (paths[4] / "run.json").write_text("[1]")
     cfg = OmegaConf.create({"logs": str(folder), "rows": None, "columns": None, "metric": None, "format": "rich",
                             "fold": True, "plot": None})  # fmt: skip
     results(cfg, {})
     told = capsys.readouterr().err.splitlines()
     assert [line.partition(" is left out: ")[0] for line in told] == [str(paths[number]) for number in (0, 2, 4)]
-    assert "metrics.json is damaged: Infinity" in told[1]
+    assert "metrics.json is damaged" in told[1]
     assert len(read_runs(folder)) == 5
 
 
@@ -234,7 +235,7 @@ def test_many_runs_in_no_time(script, tmp_path):
     [
         ({"logs": "none"}, ["logs=none", "no run below it"]),
         ({"metric": "test/acc"}, ["metric=test/acc", "test/accuracy, test/loss"]),
-        ({"rows": "dat", "columns": "cell"}, ["rows=dat", "no run has"]),
+        ({"rows": "dat", "columns": "cell"}, ["rows=dat", "No run has"]),
         ({"rows": "cell"}, ["rows= alone", "columns="]),
         ({"rows": "optim.optimizer", "columns": "cell"}, ["optim.optimizer is a section"]),
         ({"rows": "data", "columns": "cell", "fold": False}, ["fold=false", "rows="]),
@@ -242,7 +243,6 @@ def test_many_runs_in_no_time(script, tmp_path):
         ({"format": "html"}, ["format=html", "markdown"]),
         ({"plot": "x.pdf"}, ["plot=x.pdf must end in .png"]),
         ({"plot": "nowhere/x.png"}, ["plot=nowhere/x.png", "no folder nowhere"]),
-        ({"plot": "/dev/full/x.png"}, ["plot=/dev/full/x.png", "no folder /dev/full"]),
         ({"plot": "/proc/x.png"}, ["plot=/proc/x.png cannot be written"]),
     ],
     ids=lambda value: " ".join(map(str, value)),
@@ -267,14 +267,14 @@ def test_the_picture_of_a_grid(tmp_path):
     for cell, lr, seed in product(("rnn", "gru"), (0.001, 0.01, 0.1), (1, 2)):
         loss = (1 if cell == "rnn" else 0.1) * abs(math.log10(lr) + 1.5) * seed
         run(tmp_path, f"cell={cell}", f"optim.lr={lr}", f"seed={seed}", metrics={"test/loss": loss})
-    left, right = (figure := draw(read_runs(tmp_path))).axes
+    left, right = (figure := plot_runs(read_runs(tmp_path))).axes
     assert (left.get_xlabel(), left.get_ylabel(), left.get_xscale()) == ("optim.lr", "test/loss", "log")
     assert [label.get_text() for label in left.get_xticklabels()] == ["0.001", "0.01", "0.1"]
     assert left.get_title() == "mean ± standard deviation of 2 runs"
     assert labels(figure) == ["rnn", "gru"]
     assert len(right.lines) == 12
     assert (right.get_ylabel(), right.get_yscale()) == ("val/loss", "log")
-    assert right.get_title() == "val/loss, strong: the best lr of each"
+    assert right.get_title() == "strong: the best setting of each"
     colours = {line.get_color() for line in right.lines}
     assert len(colours) == 2
     assert colours == {container.lines[0].get_color() for container in left.containers}
@@ -282,30 +282,26 @@ def test_the_picture_of_a_grid(tmp_path):
 
 def test_pictures_of_other_sweeps(folder, tmp_path):
     # presets of two metrics: that of more runs, and a word on the others
-    figure = draw(read_runs(folder), None, "experiment", "cell")
+    figure = plot_runs(read_runs(folder), None, "experiment", "cell")
     assert figure.axes[0].get_ylabel() == "test/accuracy"
-    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["latch"]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["memory/latch"]
     assert labels(figure) == ["rnn", "gru"]
-    assert "2 of 8 runs, which are compared by test/loss" in figure.get_supxlabel()
+    assert "2 of 8 runs, compared by test/loss" in figure.get_supxlabel()
     # names only: each has a colour
     for cell in ("rnn", "gru", "lstm"):
         run(tmp_path / "names", f"cell={cell}", metrics={"test/loss": 1.0})
-    figure = draw(read_runs(tmp_path / "names"))
+    figure = plot_runs(read_runs(tmp_path / "names"))
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == labels(figure) == ["rnn", "gru", "lstm"]
     # a search draws all anew: dots with a bar of colours
     for number in range(20):
         overrides = (f"optim.lr={10 ** (-4 + number / 7.3):.6f}", f"cell.hidden_size={number + 8}")
         run(tmp_path / "search", *overrides, metrics={"test/loss": 1 / (number + 1)}, status="finished")
-    figure = draw(read_runs(tmp_path / "search"))
+    figure = plot_runs(read_runs(tmp_path / "search"))
     assert len(figure.axes) == 3
     assert len(figure.axes[1].lines) == 20
-    # one run: what it was trained on, too
-    run(tmp_path / "one")
-    (axes,) = draw(read_runs(tmp_path / "one")).axes
-    assert [line.get_label() for line in axes.lines] == ["val/loss", "train/loss"]
     # nothing at all
     run(tmp_path / "none", curves=False)
-    assert draw(read_runs(tmp_path / "none")) is None
+    assert plot_runs(read_runs(tmp_path / "none")) is None
 
 
 def test_the_end_of_a_sweep(folder, tmp_path, capsys):

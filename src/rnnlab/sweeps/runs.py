@@ -1,213 +1,193 @@
-"""The runs below a folder: what each left there, and what tells them apart. Imports no torch."""
+"""The runs below a folder as tables: what each was set to and what it measured. Imports no torch."""
 
 import json
 import math
 import os
 import re
 import sys
-from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from rnnlab.training import run_record
 
 GROUPS = ("experiment", "data", "model", "cell", "optim", "trainer", "callbacks", "logger", "debug")
 STATUSES = ("finished", "failed", "killed", "stopped", "pruned", "running")
-ASIDE = ("sweep", "trial", "callbacks.pruning.trial")  # by whom a run was chosen makes it no other
-MISSING = ""  # the text of a setting that a run has not
+IGNORED = ("name", "sweep", "trial", "callbacks.pruning.trial")  # settings that follow from others or from a search
 
 
 @dataclass
-class Run:
-    """What a run left in its folder.
+class Runs:
+    """The runs below a folder: three tables with a row for each run.
 
-    - `folder`: where that is; `record`: what `run.json` holds.
-    - `status`: one of `STATUSES`; `message`: why it failed.
-    - `settings`: the text of each, groups chosen and values, by its key; `by_hand`: keys that its overrides name.
-    - `monitor`, `mode`: the metric that it was watched by, and whether its best is the min or the max.
-    - `metrics`: those of `metrics.json` and the best of `monitor`; `None` for what is not a number.
-    - `seconds`, `parameters`: `None` where unknown.
+    - `info`: `folder`, `status`, `message`, `monitor`, `mode`, `seconds`, `parameters`, `overridden` (keys that were
+      set on the command line) and `record`, the content of run.json.
+    - `settings`: the text of each group and value; empty where a run has none.
+    - `metrics`: of metrics.json, and the best value of `monitor`; nan where a run has none.
     """
 
-    folder: Path
-    record: dict[str, Any]
-    status: str
-    message: str
-    settings: dict[str, str]
-    by_hand: list[str]
-    monitor: str
-    mode: str
-    metrics: dict[str, float | None]
-    seconds: float | None
-    parameters: float | None
+    info: pd.DataFrame
+    settings: pd.DataFrame
+    metrics: pd.DataFrame
 
-    def score(self, metric: str) -> float | None:
-        """The metric of a finished run; what others have is not the end of a training."""
-        return self.metrics.get(metric) if self.status == "finished" else None
+    def __len__(self) -> int:
+        return len(self.info)
+
+    def select(self, rows: pd.Series) -> "Runs":
+        """The runs for which a boolean series is true."""
+        return Runs(self.info[rows], self.settings[rows], self.metrics[rows])
+
+    def final(self, metrics: Any) -> Any:
+        """The metrics of finished runs, nan for others: what these measured is not the end of a training."""
+        return self.metrics[metrics].where(self.info["status"] == "finished")
 
 
-def read_runs(folder: Path) -> list[Run]:
-    """The runs below a folder, or in it, in the order of their names; what cannot be read is told on standard error."""
-    runs = []
-    for path in sorted(run_record.find_runs(folder), key=lambda path: _natural(str(path))):
+def read_runs(folder: Path) -> Runs:
+    """Read the runs below a folder, sorted by their names; unreadable runs are reported on standard error."""
+    info, settings, metrics = [], [], []
+    for path in sorted(run_record.find_runs(folder), key=lambda path: _natural_order(str(path))):
         try:
-            runs.append(_read(path))
-        except Exception as error:  # whatever stands in one file, the other runs are shown
-            print(f"{path} is left out: {error} ({type(error).__name__}).", file=sys.stderr)
-    common = Counter(run.monitor for run in runs if run.monitor).most_common(1)
-    for run in runs:
-        run.monitor = run.monitor or (common[0][0] if common else "val/loss")
+            row, values, scores = _read(path)
+        except (OSError, ValueError) as error:
+            print(f"{path} is left out: {error}", file=sys.stderr)
+        else:
+            info.append(row)
+            settings.append(values)
+            metrics.append(scores)
+    columns = ["folder", "status", "message", "monitor", "mode", "seconds", "parameters", "overridden", "record"]
+    runs = Runs(
+        pd.DataFrame(info, columns=columns),
+        pd.DataFrame(settings, index=range(len(info)), dtype=object).fillna(""),
+        pd.DataFrame(metrics, index=range(len(info)), dtype=float),
+    )
+    usual = runs.info["monitor"].dropna().mode()
+    runs.info["monitor"] = runs.info["monitor"].fillna(usual[0] if len(usual) else "val/loss")
     return runs
 
 
-def parse(path: Path) -> Any:
-    """What a JSON file holds. JSON has no infinity: `ValueError`, which names the file, as for all damage."""
-    try:
-        return json.loads(path.read_bytes(), parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} is damaged: {error}") from error
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty without the file.
 
-
-def differing(runs: Sequence[Run]) -> list[str]:
-    """The settings that tell runs apart, the seed left aside: groups first, then in the order of the command line.
-
-    That is what was set by hand and differs. What else differs is mostly a consequence: `cell=gru` brings its own
-    `cell._target_`, an experiment dozens of values. So it counts only if it is no function of those that count already.
+    **Raises:** `ValueError` that names the file if it holds anything else.
     """
-    by_hand = list(dict.fromkeys(key for run in runs for key in run.by_hand))
-    place = {key: number for number, key in enumerate(dict.fromkeys(key for run in runs for key in run.settings))}
-    values = {key: [run.settings.get(key, MISSING) for run in runs] for key in place}
-    values = {key: texts for key, texts in values.items() if len(set(texts)) > 1 and key != "seed"}
+    try:
+        content = json.loads(path.read_bytes()) if path.exists() else {}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} is damaged: {error}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds no object.")
+    return content
+
+
+def differing(runs: Runs) -> list[str]:
+    """The settings that distinguish runs other than by seed: groups first, then as on the command line.
+
+    Settings that were set by hand, and of the others those that do not follow from these: `cell=gru` implies its own
+    `cell._target_`, an experiment implies dozens of values.
+    """
+    settings = runs.settings
+    by_hand = list(dict.fromkeys(key for keys in runs.info["overridden"] for key in keys))
+    varied = [key for key in settings if settings[key].nunique() > 1 and key not in ("seed", *IGNORED)]
 
     def rank(key: str) -> tuple[int, int, int]:
-        hand = next((number for number, name in enumerate(by_hand) if _sets(name, key)), len(by_hand))
-        return GROUPS.index(key) if key in GROUPS else len(GROUPS), hand, place[key]
+        hand = next((place for place, name in enumerate(by_hand) if _sets(name, key)), len(by_hand))
+        return GROUPS.index(key) if key in GROUPS else len(GROUPS), hand, settings.columns.get_loc(key)
 
-    ranks = {key: rank(key) for key in values}
-    shown = [key for key in values if ranks[key][1] < len(by_hand)]
-    seeds = [run.settings.get("seed") for run in runs]
-    for key in sorted(values.keys() - set(shown), key=lambda key: ranks[key]):
-        # names and places are no settings; what repeats the seed is folded with it
-        of_seed = all(text in (seed, MISSING) for text, seed in zip(values[key], seeds, strict=True))
-        aside = of_seed or key == "name" or key.startswith(("logger.", "hydra."))
-        if not aside and not _follows(values[key], [values[column] for column in shown], len(runs)):
+    shown = [key for key in varied if rank(key)[1] < len(by_hand)]
+    for key in sorted(set(varied) - set(shown), key=rank):
+        if not key.startswith(("logger.", "hydra.")) and not _is_function_of(settings, key, shown):
             shown.append(key)
-    return sorted(shown, key=lambda key: ranks[key])
+    return sorted(shown, key=rank)
 
 
-def headline(runs: Sequence[Run], measured: Iterable[str]) -> str:
-    """The metric that runs of one monitor are compared by: its counterpart in the test part, if there is one."""
-    monitor = runs[0].monitor
+def headline(runs: Runs, monitor: str) -> str:
+    """The metric by which runs of one `monitor` are compared: its counterpart on the test set, if it was measured."""
     test = re.sub("^val/", "test/", monitor)
-    scored = any(run.status == "finished" and run.metrics for run in runs)
-    return test if any(test in run.metrics for run in runs) or (test in measured and not scored) else monitor
+    measured = runs.metrics[runs.info["monitor"] == monitor]
+    return test if test in measured and measured[test].notna().any() else monitor
 
 
-def better(metric: str, runs: Sequence[Run]) -> str:
-    """`min` or `max`: which values of a metric are good, as far as the runs say."""
+def measured_by(runs: Runs) -> list[str]:
+    """All metrics: those by which runs are compared first, those that were monitored last."""
+    monitors = list(runs.info["monitor"].unique())
+    heads = [headline(runs, monitor) for monitor in monitors]
+    others = [name for name in runs.metrics if name not in monitors]
+    return [name for name in dict.fromkeys([*heads, *others, *monitors]) if name in runs.metrics]
+
+
+def higher_is_better(runs: Runs, metric: str) -> bool:
+    """Whether large values of a metric are good, as far as the runs say."""
     quantity = metric.partition("/")[2]
-    said = next((run.mode for run in runs if run.monitor.partition("/")[2] == quantity), None)
-    return said or ("max" if "accuracy" in quantity else "min")
+    modes = runs.info["mode"][runs.info["monitor"].str.partition("/")[2] == quantity]
+    return modes.iloc[0] == "max" if len(modes) else "accuracy" in quantity
 
 
-def brief(text: str) -> str:
-    """A setting for people: one line, not too long, no more digits than tell values apart."""
+def common(runs: Runs, shown: list[str]) -> str:
+    """`, all with data=hello model=char`: the main settings that all runs share, but for those that are shown."""
+    by_hand = dict.fromkeys(key for keys in runs.info["overridden"] for key in keys)
+    keys = [key for key in dict.fromkeys([*GROUPS[:5], *by_hand]) if key not in ("seed", "callbacks", "logger", *shown)]
+    same = {key: runs.settings[key][0] for key in keys if key in runs.settings and runs.settings[key].nunique() == 1}
+    shared = " ".join(f"{key}={shorten(text)}" for key, text in same.items() if text not in ("", "null"))
+    return f",{' all' * (len(runs) > 1)} with {shared}" if shared else ""
+
+
+def shorten(text: str) -> str:
+    """A setting on one line of at most 60 characters, with at most four digits."""
     text = " ".join(text.split())
     if re.fullmatch(r"-?\d*\.\d{5,}|-?[\d.]{6,}e[-+]?\d+", text):
         return f"{float(text):.4g}"
-    if len(text) <= 60:
-        return text
-    return f"…{text[-59:]}" if "/" in text else f"{text[:59]}…"
+    return text if len(text) <= 60 else f"…{text[-59:]}" if "/" in text else f"{text[:59]}…"
 
 
-def number(text: str) -> float | None:
-    """What a setting is as a finite number; `None` if it is none."""
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, str], dict[str, float]]:
+    """The rows of a run in `info`, `settings` and `metrics`."""
+    record = read_json(folder / run_record.FILE)
+    status = run_record.status(record)
+    if status not in STATUSES or not isinstance(record.get("settings"), dict):
+        raise ValueError(f"{run_record.FILE} is not the record of a run.")
+    overrides = [str(override).lstrip("+~").partition("=") for override in record.get("overrides") or ()]
+    given = {key.partition("@")[0]: _text(value) for key, _, value in overrides if key not in IGNORED}
+    # a run that was killed early has recorded nothing but its overrides
+    settings = {key: _text(value) for key, value in record["settings"].items()} or given
+    monitor = record.get("monitor")
+    metrics = {name: _number(value) for name, value in read_json(folder / "metrics.json").items()}
+    if monitor and not math.isnan(score := _number(record.get("score"))):
+        metrics.setdefault(monitor, score)
+    info = {
+        "folder": folder, "status": status, "message": str(record.get("message") or ""), "monitor": monitor,
+        "mode": record.get("mode"), "seconds": _number(record.get("seconds")),
+        "parameters": _number(record.get("parameters")), "overridden": list(given), "record": record,
+    }  # fmt: skip
+    return info, {key: text for key, text in settings.items() if key not in IGNORED}, metrics
 
 
-def measured_by(runs: Sequence[Run]) -> list[str]:
-    """Every metric: those that runs are compared by first, the rest as they come, the watched ones at the end."""
-    every = list(dict.fromkeys(name for run in runs for name in run.metrics))
-    monitors = list(dict.fromkeys(run.monitor for run in runs))
-    rest = [name for name in every if name not in monitors]
-    heads = [headline([run for run in runs if run.monitor == monitor], every) for monitor in monitors]
-    return [name for name in dict.fromkeys([*heads, *rest, *every]) if name in every]
-
-
-def _read(folder: Path) -> Run:
-    """**Raises:** all that reading what is no record of a run may raise."""
-    said = json.loads((folder / run_record.FILE).read_bytes())
-    path = folder / "metrics.json"
-    metrics = parse(path) if path.is_file() else {}
-    if not isinstance(said, dict) or not isinstance(said.get("settings"), dict) or not isinstance(metrics, dict):
-        raise ValueError("it holds something else")
-    state = run_record.status(said)
-    if state not in STATUSES:
-        raise ValueError(f"its status is {state}")
-    overrides = [str(text).lstrip("+~").partition("=") for text in said.get("overrides") or ()]
-    overrides = [override for override in overrides if override[0] not in ASIDE]
-    by_hand = {key.partition("@")[0]: text if number(text) is None else number(text) for key, _, text in overrides}
-    scores = {name: _finite(value) for name, value in metrics.items()}
-    monitor = _text(str(said.get("monitor") or ""))
-    if (score := _finite(said.get("score"))) is not None:
-        scores.setdefault(monitor, score)
-    return Run(
-        folder=folder,
-        record=said,
-        status=state,
-        message=_text(str(said.get("message") or "")),
-        # what was killed before it could say more is known by its overrides
-        settings={key: _text(value) for key, value in (said["settings"] or by_hand).items() if key not in ASIDE},
-        by_hand=list(by_hand),
-        monitor=monitor,
-        mode="max" if said.get("mode") == "max" else "min",
-        metrics=scores,
-        seconds=_finite(said.get("seconds")),
-        parameters=_finite(said.get("parameters")),
-    )
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number")
-
-
-def _finite(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
-
-
-def _natural(path: str) -> list[tuple[int, str]]:
-    """Sorts job 10 behind job 9."""
-    return [(int(digits or 0), other) for digits, other in re.findall(r"(\d+)|(\D+)", path)]
+def _number(value: Any) -> float:
+    return value if isinstance(value, int | float) and math.isfinite(value) else math.nan
 
 
 def _text(value: Any) -> str:
-    """A setting as the command line takes it; 1 and 1.0 are the same."""
-    match value:
-        case str():
-            return value.encode(errors="replace").decode()  # a path may hold what no terminal prints
-        case float() if value.is_integer() and abs(value) < 1e15:
-            return str(int(value))
-        case float():
-            return repr(value)
-        case _:
-            return json.dumps(value, ensure_ascii=False, default=str)
+    """A setting as on the command line; 1, 1.0 and 1e0 are the same."""
+    if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", value):
+        value = pd.to_numeric(value, errors="coerce") if value.count(".") < 2 else value
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    return f"{value:.17g}" if isinstance(value, float) and value.is_integer() else json.dumps(value, default=str)
+
+
+def _natural_order(path: str) -> list[Any]:
+    """Sorts job 10 behind job 9."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path)]
 
 
 def _sets(name: str, key: str) -> bool:
-    """Whether an override of `name` sets `key`: itself or, where `name` is no group, what is below it."""
+    """Whether an override of `name` sets `key`: the key itself, or below it if `name` is no group."""
     return key == name or (name not in GROUPS and key.startswith(f"{name}."))
 
 
-def _follows(texts: list[str], columns: list[list[str]], runs: int) -> bool:
-    """Whether a setting is a function of others. A run that has not got it, or has it as a path, says nothing."""
-    known: dict[tuple[str, ...], str] = {}
-    for given, text in zip(zip(*columns, strict=True) if columns else [()] * runs, texts, strict=True):
-        if text != MISSING and not os.path.isabs(text) and known.setdefault(given, text) != text:
-            return False
-    return True
+def _is_function_of(settings: pd.DataFrame, key: str, columns: list[str]) -> bool:
+    """Whether a setting follows from others, or is the seed. Where it is missing or a path, it says nothing."""
+    known = settings[(settings[key] != "") & ~settings[key].map(os.path.isabs)]
+    groups = known.groupby(columns)[key] if columns else known.groupby(lambda _: 0)[key]
+    return bool((groups.nunique() <= 1).all()) or ("seed" in known and bool((known[key] == known["seed"]).all()))
