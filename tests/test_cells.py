@@ -9,7 +9,7 @@ from torch import nn
 from rnnlab.nn.cells import make_cell
 from rnnlab.nn.min_rnn import LinearRNN, MinGRU, MinLSTM
 from rnnlab.nn.rnn import SimpleRNN, map_state
-from rnnlab.nn.scan import Scan, all_at_once, scan
+from rnnlab.nn.scan import Scan, parallel_scan, scan
 from rnnlab.utils.errors import UserError
 
 OWN = [MinGRU, MinLSTM]
@@ -127,9 +127,9 @@ def test_golden_values(kind, golden):
 
 @pytest.mark.parametrize("time", [1, 2, 3, 8, 37])
 def test_the_scan_of_a_gpu_is_that_of_a_cpu(time):
-    keep = torch.rand(time, 2, 3, dtype=torch.float64)
-    add, start = torch.randn(time, 2, 3, dtype=torch.float64), torch.zeros(2, 3, dtype=torch.float64)
-    close(all_at_once(keep, add), scan(keep, add, start))
+    decay = torch.rand(time, 2, 3, dtype=torch.float64)
+    inputs, initial = torch.randn(time, 2, 3, dtype=torch.float64), torch.zeros(2, 3, dtype=torch.float64)
+    close(parallel_scan(decay, inputs), scan(decay, inputs, initial))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT TESTED: the scan on a GPU")
@@ -305,11 +305,11 @@ def test_chrono():
     [
         (
             {"_target_": "torch.nn.RNN", "chrono": 100},
-            "cell.chrono is about gates, of which RNN has none: use cell=lstm",
+            "cell.chrono sets a gate, and RNN has none: use cell=lstm",
         ),
-        ({"_target_": "torch.nn.RNN", "forget_bias": 1.0}, "cell.forget_bias is about gates"),
-        ({**MIN, "init": "orthogonal"}, "cell.init=orthogonal is about recurrent weights, of which MinGRU has none"),
-        ({"_target_": "torch.nn.LSTM", "bias": False, "chrono": 9}, "cell.bias=false leaves LSTM none"),
+        ({"_target_": "torch.nn.RNN", "forget_bias": 1.0}, "cell.forget_bias sets a gate"),
+        ({**MIN, "init": "orthogonal"}, "cell.init=orthogonal sets recurrent weights, and MinGRU has none"),
+        ({"_target_": "torch.nn.LSTM", "bias": False, "chrono": 9}, "cell.bias=false LSTM has none"),
         ({"_target_": "torch.nn.LSTM", "forget_bias": 1.0, "chrono": 9}, "leave one at null"),
     ],
     ids=lambda value: str(value)[:40],

@@ -210,8 +210,8 @@ FORECAST = "model=forecaster data=waves"
         ("model.tied=true", "set model.embedding=32, the cell's width; it is null"),
         ("cell.dropout=0.5", "cell.dropout=0.5 is between layers: set cell.num_layers=2"),
         ("cell=lstm cell.forget_bias=1 cell.chrono=9", "cell.forget_bias and cell.chrono set the same"),
-        ("+cell.forget_bias=1", "cell.forget_bias is about gates, of which RNN has none"),
-        ("cell=mingru +cell.init=identity", "cell.init=identity is about recurrent weights"),
+        ("+cell.forget_bias=1", "cell.forget_bias sets a gate, and RNN has none"),
+        ("cell=mingru +cell.init=identity", "cell.init=identity sets recurrent weights"),
         ("cell=lstm +cell.proj_size=32", "proj_size has to be smaller than hidden_size"),
         (f"{FORECAST} model.patch=7", "model.patch=7 does not divide data.context=50; 1, 2, 5, 10, 25, 50 do"),
         (f"{FORECAST} model.head=recursive model.patch=5", "reads one step at a time, not model.patch=5"),
@@ -450,8 +450,8 @@ def test_more_devices_than_there_are(script):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (("optim.lr=1e12",), "steps in a row"),
-        (("optim.lr=1e12", "callbacks=none"), "steps in a row"),
+        (("optim.lr=1e12",), "consecutive steps"),
+        (("optim.lr=1e12", "callbacks=none"), "consecutive steps"),
         # every gradient is finite, what the last step made of the weights is not
         (("optim.lr=1e39", "data.epoch_steps=1"), "a weight is inf at step 1."),
         # the square of the error overflows, twice the error does not
@@ -475,7 +475,7 @@ def test_a_few_steps_without_a_gradient_are_left_out_and_told(script):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (("optim.lr=1e12",), "steps in a row"),
+        (("optim.lr=1e12",), "consecutive steps"),
         # the loss of rank 1 overflows at step 3, that of rank 0 one step later
         (("seed=16", "data.batch_size=2", "optim.lr=1.43e9"), "train/loss is inf at step 3"),
     ],
@@ -498,7 +498,7 @@ def test_the_last_good_checkpoints_survive_an_explosion(script):
     ckpt = trained.folder / "checkpoints" / "last.ckpt"
     resumed = script("train", *short, "model.noise=1e38", "trainer.max_epochs=2", f"ckpt={ckpt}", check=False)
     assert resumed.folder == trained.folder
-    message_of(resumed, "steps in a row", "optim.lr")
+    message_of(resumed, "consecutive steps", "optim.lr")
     after = weights(trained.folder)
     assert sorted(after) == sorted(before)
     for name, saved in before.items():

@@ -14,13 +14,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from rnnlab.data.memory import AddingData
-from rnnlab.nn.bptt import recorded, through_time
-from rnnlab.nn.gradients import PATIENCE, NonFiniteGradientGuard
+from rnnlab.nn.bptt import gradients_through_time, norm_per_step, recorded
+from rnnlab.nn.gradients import MAX_CONSECUTIVE_SKIPS, NonFiniteGradientGuard
 from rnnlab.nn.min_rnn import MinGRU, MinLSTM
 from rnnlab.nn.rnn import SimpleRNN
 from rnnlab.nn.stack import Stack
 from rnnlab.training.callbacks.curves import Curves
-from rnnlab.training.callbacks.gradient_flow import GradientFlow, Trace, draw, norm_of_steps
+from rnnlab.training.callbacks.gradient_flow_figure import plot
 from rnnlab.utils.errors import UserError
 
 
@@ -39,7 +39,8 @@ def unrolled(cell, weights, x):
             h = (1 - z) * h + z * parts[-1]
             states.append(h)
         return states, []
-    w_ih, w_hh, b_ih, b_hh, *project = weights
+    w_ih, w_hh, *others = weights
+    b_ih, b_hh = others[:2] if cell.bias else (None, None)
     h, c = x.new_zeros(batch, w_hh.shape[1]), x.new_zeros(batch, cell.hidden_size)
     hidden, cellular = [], []
     for step in x.unbind(1):
@@ -48,7 +49,7 @@ def unrolled(cell, weights, x):
             i, f, g, o = (of_x + of_h).chunk(4, -1)
             c = f.sigmoid() * c + i.sigmoid() * g.tanh()
             h = o.sigmoid() * c.tanh()
-            h = F.linear(h, project[0]) if project else h
+            h = F.linear(h, others[-1]) if cell.proj_size else h
             cellular.append(c)
         elif cell.mode == "GRU":
             (x_r, x_z, x_n), (h_r, h_z, h_n) = of_x.chunk(3, -1), of_h.chunk(3, -1)
@@ -94,92 +95,77 @@ def unrolled_network(net, x):
     return out, found
 
 
+def recorded_gradients(net, x, loss_of=lambda out: out.square().sum(), lengths=None):
+    """The loss, the recorded layers and what comes back to them."""
+    with recorded(net) as layers:
+        loss = loss_of(net(x, None, lengths)[0])
+    return loss, layers, gradients_through_time(loss, layers)
+
+
 def relative(found, expected):
     """The largest error of any step, over the norm of that step's derivative."""
     error, size = ((part).norm(dim=(0, 2)) for part in (found - expected, expected))
     return (error / size.clamp_min(1e-300)).max().item()
 
 
+PROJECTED = {"_target_": "torch.nn.LSTM", "proj_size": 3, "bias": False}
+
+
+@pytest.mark.filterwarnings("ignore:.*projections.*")  # torch says that they are slow
 @pytest.mark.parametrize(
     "options", [{}, {"num_layers": 2}, {"bidirectional": True, "num_layers": 2}, {"residual": True, "num_layers": 2}],
     ids=["one", "two", "bidirectional", "residual"],
 )  # fmt: skip
 @pytest.mark.parametrize("readout", ["last", "all"])
-@pytest.mark.parametrize("cell", cells())
+@pytest.mark.parametrize("cell", [*cells(), pytest.param(PROJECTED, id="projected")])
 def test_the_total_derivative_is_that_of_the_unrolled_cell(cell, readout, options):
     net = SimpleRNN({**cell, "num_layers": 1, **options, "hidden_size": 6}, 4, 2, readout).double()
     x = torch.randn(5, 12, 4, dtype=torch.float64)
-    with recorded(net) as layers:
-        loss = net(x)[0].square().sum()
-    direct = torch.autograd.grad(loss, [layer.out for layer in layers])
+    loss, layers, gradients = recorded_gradients(net, x)
+    assert loss.item() == pytest.approx(net(x)[0].square().sum().item(), rel=1e-12)  # by torch's own kernels
     out, states = unrolled_network(net, x)
-    assert out.square().sum().item() == pytest.approx(loss.item(), rel=1e-12)
     assert len(states) == len(layers)
-    assert len({layer.name for layer in layers}) == len(layers)
-    directions = 2 if options.get("bidirectional") else 1
-    assert layers[-1].name == f"layer {len(layers) // directions}{' backward' * (directions - 1)}"
-    for layer, part, (hidden, cellular) in zip(layers, direct, states, strict=True):
-        flow = through_time(layer, part)
-        for found, nodes in ((flow.hidden, hidden), (flow.cell, cellular)):
-            assert (found is None) == (not nodes)
+    numbers = range(1, options.get("num_layers", 1) + 1)
+    directions = ("", " backward") if options.get("bidirectional") else ("",)
+    assert [layer.name for layer in layers] == [f"layer {number}{way}" for number in numbers for way in directions]
+    for gradient, (hidden, cellular) in zip(gradients, states, strict=True):
+        assert set(gradient) == ({"h", "c"} if cellular else {"h"})
+        for name, nodes in (("h", hidden), ("c", cellular)):
             if nodes:
-                expected = torch.autograd.grad(out.square().sum(), nodes, retain_graph=True, allow_unused=True)
-                expected = torch.stack(
-                    [torch.zeros_like(n) if g is None else g for n, g in zip(nodes, expected, strict=True)], 1
-                )
-                assert relative(found, expected) < 1e-12
+                expected = torch.autograd.grad(out.square().sum(), nodes, retain_graph=True, materialize_grads=True)
+                assert relative(gradient[name], torch.stack(expected, 1)) < 1e-12
 
 
-@pytest.mark.filterwarnings("ignore:.*projections.*")  # torch says that they are slow
-def test_of_a_projected_lstm():
-    net = SimpleRNN({"_target_": "torch.nn.LSTM", "hidden_size": 6, "proj_size": 3}, 4, 2).double()
+@pytest.mark.parametrize("cell", ["RNN", "GRU"])
+def test_the_total_derivative_is_that_by_a_state_that_is_carried_over(cell):
+    """By torch's own kernels: a sequence is cut, and the state at the cut is what the derivative is taken by."""
+    net = SimpleRNN({"_target_": f"torch.nn.{cell}", "hidden_size": 6}, 4, 2).double()
     x = torch.randn(5, 12, 4, dtype=torch.float64)
-    with recorded(net) as layers:
-        loss = net(x)[0].square().sum()
-    flow = through_time(layers[0], torch.autograd.grad(loss, layers[0].out)[0])
-    out, [(hidden, cellular)] = unrolled_network(net, x)
-    for found, nodes in ((flow.hidden, hidden), (flow.cell, cellular)):
-        expected = torch.stack(torch.autograd.grad(out.square().sum(), nodes, retain_graph=True), 1)
-        assert relative(found, expected) < 1e-12
-
-
-def test_a_hook_on_the_output_would_see_the_last_step_only():
-    net = SimpleRNN({"_target_": "torch.nn.GRU", "hidden_size": 6}, 4, 2)
-    with recorded(net) as layers:
-        loss = net(torch.randn(5, 12, 4))[0].square().sum()
-    direct = torch.autograd.grad(loss, layers[0].out)[0]
-    assert direct[:, :-1].abs().max() == 0
-    assert through_time(layers[0], direct).hidden.norm(dim=(0, 2)).min() > 0
+    _, _, [gradient] = recorded_gradients(net, x)
+    for t in range(1, 12):
+        state = net(x[:, :t])[1].detach().requires_grad_()
+        expected = torch.autograd.grad(net(x[:, t:], state)[0].square().sum(), state)[0]
+        torch.testing.assert_close(gradient["h"][:, t - 1], expected[0], rtol=1e-12, atol=0)
 
 
 def test_recording_leaves_the_network_as_it_was():
     net = SimpleRNN({"_target_": "rnnlab.nn.min_rnn.MinLSTM", "hidden_size": 6, "num_layers": 2}, 4, 2)
     x = torch.randn(5, 12, 4)
     before = net(x)[0]
-    with recorded(net) as layers:
-        torch.testing.assert_close(net(x)[0], before)
-    assert [layer.name for layer in layers] == ["layer 1", "layer 2"]
     with pytest.raises(ZeroDivisionError), recorded(net):
         raise ZeroDivisionError
     assert torch.equal(net(x)[0], before)
-    assert all("forward" not in vars(module) for module in net.modules())
 
 
-@pytest.mark.parametrize("cell", ["gru", "mingru"])
-def test_padding_sends_nothing_back(cell):
-    target = {"gru": "torch.nn.GRU", "mingru": "rnnlab.nn.min_rnn.MinGRU"}[cell]
+@pytest.mark.parametrize("target", ["torch.nn.GRU", "rnnlab.nn.min_rnn.MinGRU"])
+def test_padding_sends_nothing_back(target):
     net = SimpleRNN({"_target_": target, "hidden_size": 6, "bidirectional": True, "num_layers": 1}, 4, 2).double()
     x = torch.randn(2, 9, 4, dtype=torch.float64)
-    with recorded(net) as layers:
-        loss = net(x, None, [9, 5])[0][1].square().sum()
-    padded = torch.autograd.grad(loss, [layer.out for layer in layers])
-    with recorded(net) as alone:
-        loss = net(x[1:, :5])[0].square().sum()
-    exact = torch.autograd.grad(loss, [layer.out for layer in alone])
-    for layer, direct, one, right in zip(layers, padded, alone, exact, strict=True):
-        found, expected = through_time(layer, direct).hidden, through_time(one, right).hidden
-        torch.testing.assert_close(found[1:, :5], expected, rtol=1e-9, atol=1e-12)
-        assert found[:, 5:].abs().max() == 0
+    _, _, padded = recorded_gradients(net, x, lambda out: out[1].square().sum(), [9, 5])
+    _, _, alone = recorded_gradients(net, x[1:, :5])
+    for found, expected in zip(padded, alone, strict=True):
+        torch.testing.assert_close(found["h"][1:, :5], expected["h"], rtol=1e-9, atol=1e-12)
+        assert found["h"][:, 5:].abs().max() == 0
 
 
 def test_sequences_of_several_lengths_are_aligned_at_their_ends():
@@ -188,27 +174,22 @@ def test_sequences_of_several_lengths_are_aligned_at_their_ends():
     gradient[1, :2, 1] = torch.tensor([3.0, 0])
     # the second ends with the first; the steps before that only the first has, which counts for two
     expected = torch.tensor([2 * 1.0, 2 * 4, 9 + 9, 16 + 0], dtype=torch.float64).sqrt()
-    torch.testing.assert_close(norm_of_steps(gradient, [4, 2]), expected)
-    torch.testing.assert_close(norm_of_steps(gradient, [4, 4]), norm_of_steps(gradient))
+    torch.testing.assert_close(norm_per_step(gradient, [4, 2]), expected)
+    torch.testing.assert_close(norm_per_step(gradient, [4, 4]), norm_per_step(gradient))
 
 
 def test_saturation_counts_what_is_closed():
-    cell = nn.LSTM(2, 4, batch_first=True)
-    for weight in cell.parameters():
-        nn.init.zeros_(weight)
-    cell.bias_ih_l0.data = torch.tensor([9.0, 9, 9, 0] + [-9.0, 0, 0, 0] + [9.0] * 4 + [0.0] * 4)  # i, f, g, o
     net = SimpleRNN({"_target_": "torch.nn.LSTM", "hidden_size": 4}, 2, 1)
-    net.cell = cell
-    with recorded(net) as layers:
-        loss = net(torch.randn(3, 1, 2))[0].sum()
-    shares = through_time(layers[0], torch.autograd.grad(loss, layers[0].out)[0]).saturated
-    # tanh(c) with c = i is 0.76 or less
-    assert {name: share.item() for name, share in shares.items()} == {
-        "input": 0.75,
-        "forget": 0.25,
-        "output": 0,
-        "units": 0,
-    }
+    for weight in net.cell.parameters():
+        nn.init.zeros_(weight)
+    net.cell.bias_ih_l0.data = torch.tensor([9.0, 9, 9, 0] + [-9.0, 0, 0, 0] + [9.0] * 4 + [0.0] * 4)  # i, f, g, o
+    _, [layer], _ = recorded_gradients(net, torch.randn(3, 1, 2))
+    shares = {name: share.item() for name, share in layer.saturation().items()}
+    assert shares == {"input": 0.75, "forget": 0.25, "output": 0, "units": 0}  # tanh(c) with c = i is 0.76 or less
+    relu = SimpleRNN({"_target_": "torch.nn.RNN", "hidden_size": 4, "nonlinearity": "relu"}, 2, 1)
+    x = torch.randn(3, 7, 2)
+    _, [layer], _ = recorded_gradients(relu, x)
+    assert layer.saturation()["units"] == (relu.cell(x)[0] == 0).double().mean()
 
 
 def test_saturation_leaves_padding_out():
@@ -216,16 +197,11 @@ def test_saturation_leaves_padding_out():
     x = 20 * torch.randn(2, 9, 2)
 
     def shares(x, lengths):
-        with recorded(net) as layers:
-            loss = net(x, None, lengths)[0].sum()
-        direct = torch.autograd.grad(loss, [layer.out for layer in layers])
-        return [through_time(*pair, lengths).saturated for pair in zip(layers, direct, strict=True)]
+        return [layer.saturation(lengths) for layer in recorded_gradients(net, x, lengths=lengths)[1]]
 
     longer = F.pad(x, (0, 0, 0, 30))
-    for found, expected in zip(shares(longer, [9, 4]), shares(x, [9, 4]), strict=True):
-        torch.testing.assert_close(found, expected)
-    for found, expected in zip(shares(longer, [9, 9]), shares(x, None), strict=True):
-        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(shares(longer, [9, 4]), shares(x, [9, 4]))
+    torch.testing.assert_close(shares(longer, [9, 9]), shares(x, None))
 
 
 def ratio_at_the_start(cell, state, seeds=(1, 2, 3)):
@@ -237,10 +213,8 @@ def ratio_at_the_start(cell, state, seeds=(1, 2, 3)):
     for seed in seeds:
         torch.manual_seed(seed)
         net = SimpleRNN({**cell, "hidden_size": 64}, 2, 1)
-        with recorded(net) as layers:
-            loss = F.mse_loss(net(x)[0], y)
-        flow = through_time(layers[-1], torch.autograd.grad(loss, layers[-1].out)[0])
-        norms = (flow.hidden if state == "h" else flow.cell).norm(dim=(0, 2))
+        _, _, [gradient] = recorded_gradients(net, x, lambda out: F.mse_loss(out, y))
+        norms = norm_per_step(gradient[state])
         ratios.append((norms[0] / norms[-1]).item())
     return sorted(ratios)[len(ratios) // 2]
 
@@ -334,24 +308,15 @@ def test_every_task_can_be_watched(overrides, script):
 
 def test_pictures_of_what_is_not_finite():
     norms = torch.tensor([1.0, float("inf"), float("nan"), 0.0], dtype=torch.float64).numpy()
-    trace = Trace()
-    trace.add(0, norms)
-    trace.add(1, norms)
-    figure = draw({"h": trace})
+    figure = plot({"h": {0: norms, 1: norms}, "c backward": {0: norms[1:3]}})
     FigureCanvasAgg(figure).draw()
-
-
-@pytest.mark.parametrize("wrong", [{"every": 0}, {"every": "x"}, {"batch_size": 0}], ids=str)
-def test_how_often_and_on_what_is_checked(wrong):
-    with pytest.raises(UserError, match=r"callbacks\.gradient_flow\.\w+=\w+ must be a whole number"):
-        GradientFlow(**wrong)
 
 
 def test_clipping_by_value_does_not_hide_what_is_infinite(script):
     overrides = ("model=regressor", "data=random", "data.target=values", "optim=sgd", "optim.lr=1e12", "logger=none")
     by_value = ("trainer.gradient_clip_val=1e30", "+trainer.gradient_clip_algorithm=value")
     failed = script("train", *overrides, *by_value, "trainer.max_epochs=1", check=False)
-    assert "infinite or not a number in" in failed.stderr
+    assert "consecutive steps had a non-finite gradient" in failed.stderr
 
 
 def steps_of(optimizer_of, gradients):
@@ -425,10 +390,10 @@ def test_a_step_that_is_left_out_leaves_no_trace(name):
 
 
 def test_too_many_in_a_row_end_the_run():
-    gradients = [NAN] * (PATIENCE - 1) + [1.0] + [NAN] * PATIENCE
-    with pytest.raises(UserError, match=f"infinite or not a number in {PATIENCE} steps in a row"):
+    gradients = [NAN] * (MAX_CONSECUTIVE_SKIPS - 1) + [1.0] + [NAN] * MAX_CONSECUTIVE_SKIPS
+    with pytest.raises(UserError, match=f"{MAX_CONSECUTIVE_SKIPS} consecutive steps had a non-finite gradient"):
         steps_of(OPTIMIZERS["adam"], gradients)
-    assert steps_of(OPTIMIZERS["adam"], gradients[:-1])[1].skipped == 2 * PATIENCE - 2
+    assert steps_of(OPTIMIZERS["adam"], gradients[:-1])[1].skipped == 2 * MAX_CONSECUTIVE_SKIPS - 2
 
 
 @pytest.mark.parametrize("clip", [None, 1.0])

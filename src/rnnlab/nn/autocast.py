@@ -1,4 +1,4 @@
-"""Torch's own cells where autocast is on."""
+"""Recurrent cells under automatic mixed precision."""
 
 from typing import Any
 
@@ -6,13 +6,11 @@ import torch
 from torch import nn
 
 
-def call(cell: nn.Module, x: Any, state: Any = None) -> Any:
-    """`cell(x, state)`, but what cuDNN computes in 32 bits where autocast is on, too.
+def call_cell(cell: nn.Module, x: Any, state: Any = None) -> Any:
+    """Call a cell; torch's own cells run in float32 (or TF32) on a GPU even where autocast is on.
 
-    Autocast would have it computed in float16, even where bfloat16 is asked for. Gradients leave that range at both
-    ends, as nothing scales them, and those of a bidirectional `torch.nn.RNN` were wrong by a third. TF32, which mixed
-    precision allows there (`rnnlab.training.devices.use_tf32`), is for tensor cores, too: float32's range, and more
-    bits than bfloat16 has.
+    Autocast runs cuDNN's recurrent kernels in float16, even for bfloat16. Without loss scaling, gradients underflow
+    and overflow there: those of a bidirectional `torch.nn.RNN` were wrong by a third.
     """
     if not (isinstance(cell, nn.RNNBase) and x.is_cuda and torch.is_autocast_enabled("cuda")):
         return cell(x, state)

@@ -1,13 +1,13 @@
-"""The gradient's way back through time: the total derivative of the loss by every hidden state.
+"""Gradient through time: the derivative of the loss by every state of a recurrent layer.
 
-A hook on a cell's output sees only the direct part of that derivative, what reaches the loss without passing through
-the recurrence again. The rest follows from it by the adjoint recurrence, backward in time, in which each cell has its
-own Jacobian. It needs only what a fused cell gives: input, output, weights, and the direct part.
+A fused cell returns its outputs, but not the states that its recurrence reads. While `recorded`, every layer therefore
+runs step by step, each state a tensor of autograd's graph, in float64: over a hundred steps a gradient leaves the
+range of float32.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,74 +18,88 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from rnnlab.nn.init import GATES
 from rnnlab.nn.min_rnn import LinearRNN
-from rnnlab.nn.stack import Stack, backwards
+from rnnlab.nn.stack import Stack, inside, reverse
 
-FUSED: dict[str, Callable[..., Any]] = {
-    "LSTM": torch.lstm, "GRU": torch.gru, "RNN_TANH": torch.rnn_tanh, "RNN_RELU": torch.rnn_relu
-}  # fmt: skip
+STATES = ("h", "c")
+Step = dict[str, Tensor]  # (batch, hidden) each: state `h`, for LSTM `c`, gates by name, and `units` (tanh or ReLU)
 
 
 @dataclass
 class Layer:
-    """One layer in one direction, as it read a batch.
+    """One recurrent layer in one direction and what it computed for a batch.
 
     **Arguments:**
 
     - `name`: `layer 1`, `layer 2 backward`, ...
-    - `cell`: the module that it is a part of.
-    - `weights`: of this layer and direction, as `torch.nn.RNNBase.all_weights` has them.
-    - `x`, `out`: (batch, time, features) and (batch, time, hidden) in the order in which it read.
+    - `steps`: states and activations, in the order in which the layer reads.
+    - `recurrent`: the recurrent weights of each gate, (hidden, hidden); under an empty name for a cell without gates.
+    - `relu`: whether the units are ReLUs.
     """
 
     name: str
-    cell: Any
-    weights: list[Any]
-    x: Tensor
-    out: Tensor
+    steps: list[Step]
+    recurrent: dict[str, Tensor]
+    relu: bool = False
 
-    def recurrent(self) -> dict[str, Tensor]:
-        """The recurrent weights of each gate, (hidden, hidden); of a cell without gates, under an empty name."""
-        if not isinstance(self.cell, nn.RNNBase):
-            return {}
-        gates = GATES.get(self.cell.mode, ("",))
-        return dict(zip(gates, self.weights[1].detach().chunk(len(gates)), strict=True))
+    def saturation(self, lengths: list[int] | None = None) -> dict[str, Tensor]:
+        """The share of saturated gates and units over a batch, by name; padding behind `lengths` does not count.
+
+        Gates are saturated below 0.1 and above 0.9 (Karpathy et al. 2015), tanh units beyond 0.9, ReLUs at 0.
+        """
+        shares = {}
+        for name in [name for name in self.steps[0] if name not in STATES]:
+            values = torch.stack([step[name].detach() for step in self.steps], 1)
+            if name != "units":
+                saturated = (values < 0.1) | (values > 0.9)
+            else:
+                saturated = values <= 0 if self.relu else values.abs() > 0.9
+            if lengths is not None:
+                saturated = saturated[inside(torch.as_tensor(lengths), saturated)]
+            shares[name] = saturated.double().mean()
+        return shares
 
 
-@dataclass
-class Flow:
-    """What came back to a layer through time.
+def gradients_through_time(loss: Tensor, layers: list[Layer]) -> list[dict[str, Tensor]]:
+    """The total derivative of the loss by every state of every layer.
 
-    **Arguments:**
-
-    - `hidden`: dL/dh_t, (batch, time, hidden).
-    - `cell`: for LSTM dL/dc_t, the same shape: that of the cell state, and of nothing that passes by it.
-    - `saturated`: the share of each gate that is below 0.1 or above 0.9 (Karpathy et al. 2015); under `units` that of
-      the units whose tanh is beyond 0.9 in size, or whose ReLU is closed.
+    **Returns:** for each layer dL/dh_t as `h`, and for LSTM dL/dc_t as `c`, (batch, time, hidden) in float64.
     """
+    keys = [(layer, name) for layer in layers for name in STATES if name in layer.steps[0]]
+    states = [step[name] for layer, name in keys for step in layer.steps]
+    gradients = iter(torch.autograd.grad(loss, states, materialize_grads=True))
+    found: dict[str, dict[str, Tensor]] = {layer.name: {} for layer in layers}
+    for layer, name in keys:
+        found[layer.name][name] = torch.stack([next(gradients) for _ in layer.steps], 1)
+    return list(found.values())
 
-    hidden: Tensor
-    cell: Tensor | None = None
-    saturated: dict[str, Tensor] = field(default_factory=dict)
+
+def norm_per_step(gradient: Tensor, lengths: list[int] | None = None) -> Tensor:
+    """The norm over batch and units at each step, (time,), of a gradient, (batch, time, hidden).
+
+    Sequences of several `lengths` are aligned at their ends, and a step is scaled as if all sequences had it.
+    """
+    squares = gradient.square().sum(2)
+    if lengths is None:
+        return squares.sum(0).sqrt()
+    ends = torch.as_tensor(lengths)
+    exists = inside(ends, gradient)
+    from_end = reverse(squares[..., None], ends)[..., 0] * exists
+    return (from_end.sum(0) * len(gradient) / exists.sum(0)).sqrt().flip(0)
 
 
 @contextmanager
 def recorded(network: nn.Module) -> Iterator[list[Layer]]:
-    """Inside, every recurrent layer of the network that reads a batch is added to the list, from below.
+    """Record every layer of torch's and rnnlab's cells that reads a batch within the context, from the lowest up.
 
-    Fused cells then run layer by layer, from a state of zeros and without dropout. Cells that are neither torch's nor
-    rnnlab's stay as they are.
+    They start from a state of zeros, return no state and use no dropout. Cells of other classes run as they are.
     """
     layers: list[Layer] = []
+    stacks = [part for part in network.modules() if isinstance(part, Stack) and part.bidirectional]
+    backward = {cell for stack in stacks for cell in stack.cells[1::2]}
     cells: list[Any] = [part for part in network.modules() if isinstance(part, nn.RNNBase | LinearRNN)]
-    places = {
-        cell: divmod(number, stack.directions)
-        for stack in network.modules()
-        if isinstance(stack, Stack)
-        for number, cell in enumerate(stack.cells)
-    }
     for cell in cells:
-        run: Any = _run_fused if isinstance(cell, nn.RNNBase) else partial(_run_linear, cell.forward)
-        cell.forward = partial(run, cell, layers, places.get(cell, (0, 0)))
+        run = _run_torch_cell if isinstance(cell, nn.RNNBase) else _run_linear_rnn
+        cell.forward = partial(run, cell, layers, cell in backward)
     try:
         yield layers
     finally:
@@ -93,152 +107,84 @@ def recorded(network: nn.Module) -> Iterator[list[Layer]]:
             del cell.forward
 
 
-def _run_fused(
-    cell: nn.RNNBase, layers: list[Layer], place: tuple[int, int], x: Any, state: Any = None
-) -> tuple[Any, None]:
+def _run_torch_cell(cell: nn.RNNBase, layers: list[Layer], backward: bool, x: Any, _: Any = None) -> tuple[Any, None]:
     packed = isinstance(x, PackedSequence)
-    y, lengths = pad_packed_sequence(x, batch_first=True) if packed else (x, None)
+    padded, lengths = pad_packed_sequence(x, batch_first=True) if packed else (x, None)
+    gates = GATES.get(cell.mode, ("",))
     directions = 2 if cell.bidirectional else 1
-    for number in range(cell.num_layers):
-        outs = []
-        for direction in range(directions):
-            weights = cell.all_weights[number * directions + direction]
-            read = backwards(y, lengths) if direction else y
-            start: Any = read.new_zeros(1, len(read), cell.hidden_size)
-            if cell.mode == "LSTM":
-                start = (read.new_zeros(1, len(read), cell.proj_size or cell.hidden_size), start)
-            # trained, without dropout: cuDNN has no other backward pass
-            out = FUSED[cell.mode](read, start, weights, cell.bias, 1, 0.0, True, False, True)[0]
-            name = _name(place[0] + number, place[1] or direction)
-            layers.append(Layer(name, cell, weights, read, out))
-            outs.append(backwards(out, lengths) if direction else out)
-        y = torch.cat(outs, -1)
+    y = padded.double()
+    outs = []
+    for index, parameters in enumerate(cell.all_weights):
+        reads_backward = index % directions == 1
+        weights = [weight.detach().double() for weight in parameters]
+        steps = _unroll(cell, weights, reverse(y, lengths) if reads_backward else y)
+        recurrent = dict(zip(gates, weights[1].float().chunk(len(gates)), strict=True))
+        layers.append(Layer(_name(layers, backward or reads_backward), steps, recurrent, cell.mode == "RNN_RELU"))
+        out = torch.stack([step["h"] for step in steps], 1)
+        outs.append(reverse(out, lengths) if reads_backward else out)
+        if len(outs) == directions:
+            y, outs = torch.cat(outs, -1), []
+    y = y.to(padded.dtype)
     return (pack_padded_sequence(y, lengths, batch_first=True, enforce_sorted=False) if packed else y), None  # type: ignore[arg-type]
 
 
-def _run_linear(
-    forward: Callable[..., Any], cell: LinearRNN, layers: list[Layer], place: tuple[int, int], x: Any, state: Any = None
-) -> Any:
-    out, state = forward(x, state)
-    layers.append(Layer(_name(*place), cell, list(cell.parameters()), x, out))
-    return out, state
+def _unroll(cell: nn.RNNBase, weights: list[Tensor], x: Tensor) -> list[Step]:
+    """Run one layer of a torch cell over x, (batch, time, features), by the equations of torch's documentation."""
+    w_ih, w_hh, *others = weights
+    b_ih, b_hh = others[:2] if cell.bias else (None, None)
+    projection = others[-1] if cell.proj_size else None
+    # the weights are constants here: it is the initial state from which autograd follows the recurrence
+    h = x.new_zeros(len(x), w_hh.shape[1], requires_grad=True)
+    c = x.new_zeros(len(x), cell.hidden_size)
+    steps = []
+    for from_input in F.linear(x, w_ih, b_ih).unbind(1):
+        from_state = F.linear(h, w_hh, b_hh)
+        if cell.mode == "LSTM":
+            step = _lstm_step(from_input + from_state, c, projection)
+            c = step["c"]
+        elif cell.mode == "GRU":
+            step = _gru_step(from_input, from_state, h)
+        else:
+            rows = from_input + from_state
+            h = rows.relu() if cell.mode == "RNN_RELU" else rows.tanh()
+            step = {"h": h, "units": h}
+        h = step["h"]
+        steps.append(step)
+    return steps
 
 
-def _name(layer: int, direction: int) -> str:
-    return f"layer {layer + 1}{' backward' * direction}"
-
-
-@torch.no_grad()
-def through_time(layer: Layer, direct: Tensor, lengths: list[int] | None = None) -> Flow:
-    """The total derivative by every hidden state of a layer.
-
-    **Arguments:**
-
-    - `layer`: what `recorded` noted.
-    - `direct`: dL/dout as autograd gives it, (batch, time, hidden).
-    - `lengths`: of the sequences, if they are padded at their end.
-
-    **Returns:** its `Flow`, carried back in 64 bits: over a hundred steps a gradient leaves the range of 32.
-    """
-    x, out, direct = (part.detach().transpose(0, 1).contiguous() for part in (layer.x, layer.out, direct))
-    weights, direct = layer.weights, direct.double()
-    before = torch.cat((torch.zeros_like(out[:1]), out[:-1]))
-    if isinstance(layer.cell, LinearRNN):
-        flow = _linear(layer.cell, x, direct)
-    elif layer.cell.mode == "LSTM":
-        flow = _lstm(x, before, direct, weights)
-    elif layer.cell.mode == "GRU":
-        flow = _gru(x, before, direct, weights)
-    else:
-        flow = _elman(out, direct, weights, layer.cell.mode)
-    if lengths is not None:
-        inside = torch.arange(len(out))[:, None] < torch.as_tensor(lengths)
-        flow.saturated = {name: units[inside.to(units.device)] for name, units in flow.saturated.items()}
-    flow.saturated = {name: units.double().mean() for name, units in flow.saturated.items()}
-    flow.hidden = flow.hidden.transpose(0, 1)
-    flow.cell = None if flow.cell is None else flow.cell.transpose(0, 1)
-    return flow
-
-
-def _elman(out: Tensor, direct: Tensor, weights: list[Tensor], mode: str) -> Flow:
-    """d_t = e_t + W_hh^T (phi'_{t+1} * d_{t+1}), with phi' from phi itself: 1 - h^2 for tanh, [h > 0] for ReLU."""
-    tanh = mode == "RNN_TANH"
-    slope = (1 - out.square() if tanh else out > 0).double()
-    recurrent = weights[1].double()
-    total = direct.clone()
-    for t in range(len(out) - 2, -1, -1):
-        total[t].addmm_(total[t + 1] * slope[t + 1], recurrent)
-    return Flow(total, None, {"units": _beyond(out) if tanh else out <= 0})
-
-
-def _lstm(x: Tensor, before: Tensor, direct: Tensor, weights: list[Tensor]) -> Flow:
-    """With c_t = f_t c_{t-1} + i_t g_t and h_t = o_t tanh(c_t):
-
-    dL/dc_t = o_t (1 - tanh(c_t)^2) dL/dh_t + f_{t+1} dL/dc_{t+1}, and dL/dh_t = e_t + W_hh^T of what reaches the four
-    gates at t + 1.
-    """
-    recurrent, project = weights[1].double(), weights[-1].double() if len(weights) in (3, 5) else None
-    i, f, g, o = _rows(x, weights, 0).add_(_rows(before, weights, 1)).chunk(4, -1)
-    i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
-    c = torch.empty_like(i)
-    state = torch.zeros_like(i[0])
-    for t in range(len(c)):
-        state = torch.addcmul(i[t] * g[t], f[t], state, out=c[t])
+def _lstm_step(rows: Tensor, c: Tensor, projection: Tensor | None) -> Step:
+    i, f, _, o = rows.sigmoid().chunk(4, -1)
+    g = rows.chunk(4, -1)[2].tanh()
+    c = f * c + i * g
     tanh_c = c.tanh()
-    c_before = torch.cat((torch.zeros_like(c[:1]), c[:-1]))
-    # of dL/dc_t, and for the output gate of dL/dh_t: (time, batch, 4, hidden)
-    by_gates = torch.stack((g * i * (1 - i), c_before * f * (1 - f), i * (1 - g * g), tanh_c * o * (1 - o)), 2).double()
-    leave, keep = (o * (1 - tanh_c * tanh_c)).double(), f.double()
-    total, cell = direct.clone(), torch.zeros_like(leave)
-    reached, hidden = torch.empty_like(by_gates[0]), total[-1]
-    for t in range(len(c) - 1, -1, -1):
-        if t + 1 < len(c):
-            torch.mul(by_gates[t + 1, :, :3], cell[t + 1][:, None], out=reached[:, :3])
-            torch.mul(by_gates[t + 1, :, 3], hidden, out=reached[:, 3])
-            total[t].addmm_(reached.flatten(1), recurrent)
-            torch.mul(keep[t + 1], cell[t + 1], out=cell[t])
-        hidden = total[t] if project is None else total[t] @ project  # the output that the projection reads
-        cell[t].addcmul_(leave[t], hidden)
-    gates = {"input": _closed(i), "forget": _closed(f), "output": _closed(o)}
-    return Flow(total, cell, {**gates, "units": _beyond(tanh_c)})
+    h = o * tanh_c if projection is None else F.linear(o * tanh_c, projection)
+    return {"h": h, "c": c, "input": i, "forget": f, "output": o, "units": tanh_c}
 
 
-def _gru(x: Tensor, before: Tensor, direct: Tensor, weights: list[Tensor]) -> Flow:
-    """With h_t = (1 - z) n + z h_{t-1} and n = tanh(x_n + r * h_n):
-
-    d_t = e_t + z_{t+1} d_{t+1} + W_hh^T of what reaches the three gates at t + 1.
-    """
-    x_r, x_z, x_n = _rows(x, weights, 0).chunk(3, -1)
-    h_r, h_z, h_n = _rows(before, weights, 1).chunk(3, -1)
+def _gru_step(from_input: Tensor, from_state: Tensor, h: Tensor) -> Step:
+    (x_r, x_z, x_n), (h_r, h_z, h_n) = from_input.chunk(3, -1), from_state.chunk(3, -1)
     r, z = (x_r + h_r).sigmoid(), (x_z + h_z).sigmoid()
     n = (x_n + r * h_n).tanh()
-    by_n = (1 - z) * (1 - n * n)
-    by_gates = torch.stack((by_n * h_n * r * (1 - r), (before - n) * z * (1 - z), by_n * r), 2).double()
-    total, keep, recurrent = direct.clone(), z.double(), weights[1].double()
-    reached = torch.empty_like(by_gates[0])
-    for t in range(len(z) - 2, -1, -1):
-        torch.mul(by_gates[t + 1], total[t + 1][:, None], out=reached)
-        total[t].addcmul_(keep[t + 1], total[t + 1]).addmm_(reached.flatten(1), recurrent)
-    return Flow(total, None, {"reset": _closed(r), "update": _closed(z), "units": _beyond(n)})
+    return {"h": (1 - z) * n + z * h, "reset": r, "update": z, "units": n}
 
 
-def _linear(cell: LinearRNN, x: Tensor, direct: Tensor) -> Flow:
-    """d_t = e_t + keep_{t+1} d_{t+1}."""
-    gates = cell.activate(cell.linear(x))
-    keep, total = cell.recurrence(*gates)[0].double(), direct.clone()
-    for t in range(len(keep) - 2, -1, -1):
-        total[t].addcmul_(keep[t + 1], total[t + 1])
-    return Flow(total, None, {name: _closed(gate) for name, gate in zip(cell.gates[:-1], gates, strict=False)})
+def _run_linear_rnn(
+    cell: LinearRNN, layers: list[Layer], backward: bool, x: Tensor, _: Any = None
+) -> tuple[Tensor, None]:
+    parameters = [parameter.detach().double() for parameter in cell.linear.parameters()]
+    activations = cell.activate(F.linear(x.double(), *parameters))
+    h = torch.zeros_like(activations[0][:, 0], requires_grad=True)
+    steps: list[Step] = []
+    for t, (decay, added) in enumerate(zip(*(part.unbind(1) for part in cell.recurrence(*activations)), strict=True)):
+        h = decay * h + added
+        gates = {name: values[:, t] for name, values in zip(cell.gates[:-1], activations, strict=False)}
+        steps.append({"h": h, **gates})
+    layers.append(Layer(_name(layers, backward), steps, {}))
+    return torch.stack([step["h"] for step in steps], 1).to(x.dtype), None
 
 
-def _rows(x: Tensor, weights: list[Tensor], which: int) -> Tensor:
-    """What input (0) or state (1) adds to the gates."""
-    return F.linear(x, weights[which], weights[2 + which] if len(weights) > 3 else None)
-
-
-def _closed(gate: Tensor) -> Tensor:
-    return (gate < 0.1) | (gate > 0.9)
-
-
-def _beyond(unit: Tensor) -> Tensor:
-    return unit.abs() > 0.9
+def _name(layers: list[Layer], backward: bool) -> str:
+    """The name of the next layer; a backward direction belongs to the layer before."""
+    forward = sum("backward" not in layer.name for layer in layers)
+    return f"layer {forward} backward" if backward else f"layer {forward + 1}"

@@ -1,4 +1,4 @@
-"""Recurrences: those that torch.nn lacks, and what all have in common."""
+"""Builds recurrent cells from their configs."""
 
 import inspect
 from typing import Any
@@ -10,24 +10,27 @@ from rnnlab.nn.stack import Stack
 
 
 def make_cell(config: dict[str, Any], input_size: int) -> Any:
-    """Build a cell from its config.
+    """Build a cell with the interface of `torch.nn.RNN` and `batch_first=True`.
 
-    `init`, `forget_bias` and `chrono` are taken out for `initialise`. With `residual`, or if the class does not know
-    what `num_layers`, `dropout` and `bidirectional` mean, these are taken out for a `Stack` of cells of one layer. The
-    class that `_target_` names gets the rest, `input_size` and `batch_first=True`.
+    **Arguments:**
 
-    **Raises:** `UserError` if the weights cannot begin as they should.
+    - `config`: a plain dict, see `conf/cell`. `init`, `forget_bias` and `chrono` are arguments of `initialise`. With
+      `residual`, or if the class takes no `num_layers`, a `Stack` of cells of one layer takes `num_layers`, `dropout`
+      and `bidirectional`. All other keys are arguments of the class that `_target_` names.
+    - `input_size`: features of a step.
+
+    **Raises:** `UserError` if the class has no weights, gates or biases to initialise.
     """
     cell = dict(config)
-    start = {name: cell.pop(name) for name in ("init", "forget_bias", "chrono") if name in cell}
+    init = {name: cell.pop(name) for name in ("init", "forget_bias", "chrono") if name in cell}
     residual = cell.pop("residual", False)
-    known = inspect.signature(get_class(cell["_target_"])).parameters.values()
-    has_layers = any(given.name == "num_layers" or given.kind == given.VAR_KEYWORD for given in known)
     layers = {name: cell[name] for name in ("num_layers", "dropout", "bidirectional") if name in cell}
-    if residual or (layers and not has_layers):
-        one = {name: value for name, value in cell.items() if name not in layers}
-        module: Any = Stack(one, input_size, residual=residual, **layers)
+    parameters = inspect.signature(get_class(cell["_target_"])).parameters.values()
+    takes_layers = any(part.name == "num_layers" or part.kind == part.VAR_KEYWORD for part in parameters)
+    if residual or (layers and not takes_layers):
+        layer = {name: value for name, value in cell.items() if name not in layers}
+        module: Any = Stack(layer, input_size, residual=residual, **layers)
     else:
         module = instantiate(cell, input_size=input_size, batch_first=True, _convert_="all")
-    initialise(module, **start)
+    initialise(module, **init)
     return module

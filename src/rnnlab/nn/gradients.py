@@ -1,5 +1,6 @@
-"""What happens to a gradient before the optimizer uses it."""
+"""Clips gradients and skips steps whose gradient is not finite."""
 
+import math
 from typing import Any
 
 import torch
@@ -9,26 +10,28 @@ from torch.optim import Optimizer
 
 from rnnlab.utils.errors import UserError
 
-PATIENCE = 10  # steps in a row that may be left out
+MAX_CONSECUTIVE_SKIPS = 10
 
 
 class NonFiniteGradientGuard:
-    """Clips gradients, and leaves out and counts the steps whose gradient is infinite or not a number.
+    """Clips gradients; skips and counts the steps whose gradient has an infinite or NaN entry.
 
-    On a GPU nothing waits for the answer if the optimizer is a fused one, which reads it there; it is looked at every
-    `PATIENCE` steps. Any other optimizer has to wait.
+    A fused optimizer on a GPU skips the step by itself, so that the CPU need not wait for the GPU at each step.
 
-    **Raises:** `UserError` after `PATIENCE` such steps in a row, from which no run recovers.
+    **Raises:** `UserError` after `MAX_CONSECUTIVE_SKIPS` skipped steps in a row.
     """
 
     def __init__(self) -> None:
         self.step = 0
-        self.bad: Any = False  # whether the newest step was left out; a tensor on a GPU
+        self.bad: Any = False  # whether the latest step was skipped; a tensor on a GPU
         self.skipped: Any = 0
-        self.in_a_row: Any = 0
+        self.consecutive: Any = 0
 
     def __call__(self, optimizer: Optimizer, clip: float | None) -> None:
-        """To be called between backward pass and step."""
+        """Call between the backward pass and the step, with the largest norm of all gradients together.
+
+        A norm that overflows skips the step, too: clipping would scale every gradient to zero.
+        """
         weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
         gradients = [weight.grad for weight in weights]
         if not gradients:
@@ -36,64 +39,63 @@ class NonFiniteGradientGuard:
         if clip:
             norm = total_norm(gradients)
             torch.nn.utils.clip_grads_with_norm_(weights, clip, norm)
-            bad = ~norm.isfinite()
+            bad: Any = ~norm.isfinite()
         else:
-            bad = _any_not_finite(gradients)
-        fused = getattr(optimizer, "_step_supports_amp_scaling", False) and optimizer.param_groups[0].get("fused")
-        on_device = bad.device.type != "cpu" and fused
-        if on_device and optimizer.state:  # before the first step there is nothing that it could leave as it is
+            bad = any_non_finite(gradients)
+        fused_on_gpu = gradients[0].device.type != "cpu" and optimizer.param_groups[0].get("fused")
+        if fused_on_gpu and optimizer.state:  # a skipped first step would leave SGD's momentum uninitialised
             optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
             self.bad = bad.int()
         else:
             self.bad = bool(bad)
             if self.bad:
-                optimizer.zero_grad()  # without gradients it does nothing
+                optimizer.zero_grad()  # parameters without a gradient are not updated
         self.step += 1
         self.skipped += self.bad
-        self.in_a_row = (self.in_a_row + 1) * self.bad
-        if (not isinstance(self.bad, Tensor) or self.step % PATIENCE == 0) and self.in_a_row >= PATIENCE:
+        self.consecutive = (self.consecutive + 1) * self.bad
+        is_known = not isinstance(self.bad, Tensor) or self.step % MAX_CONSECUTIVE_SKIPS == 0
+        if is_known and self.consecutive >= MAX_CONSECUTIVE_SKIPS:
             clipping = "" if clip else " trainer.gradient_clip_val=1.0,"
             raise UserError(
-                f"The gradient was infinite or not a number in {int(self.in_a_row)} steps in a row. None of them was "
-                f"taken, and the checkpoints of earlier steps are intact. Try a smaller optim.lr,{clipping} shorter "
-                "sequences, or a cell that does not explode: lstm, gru, mingru."
+                f"{int(self.consecutive)} consecutive steps had a non-finite gradient and were skipped; the "
+                f"checkpoints of earlier steps are intact. Try a smaller optim.lr,{clipping} shorter sequences, or a "
+                "cell whose gradient does not explode: lstm, gru, mingru."
             )
 
 
+def any_non_finite(tensors: list[Any]) -> bool | Tensor:
+    """Whether an entry of the tensors is infinite or NaN: a bool on a CPU, a tensor on a GPU or of shards."""
+    # a sum takes less time than a norm, and finite gradients overflow it only beyond 3e38, their squares beyond 1e19
+    if tensors[0].device.type == "cpu" and not _is_sharded(tensors):
+        return not math.isfinite(sum(tensor.sum(dtype=torch.float32).item() for tensor in tensors))
+    return ~largest(tensors).isfinite()
+
+
 def total_norm(tensors: list[Any]) -> Tensor:
-    """The norm of all numbers in all tensors; of shards (`rnnlab.nn.rnn.shard`) that of the whole, on every rank."""
+    """The 2-norm of all entries of all tensors, of shards (`rnnlab.nn.sharding`) that over all ranks."""
     norm = torch.nn.utils.get_total_norm(_local(tensors))
-    return torch.linalg.vector_norm(_of_all_ranks(norm, tensors)) if _sharded(tensors) else norm
+    return torch.linalg.vector_norm(_all_gather(norm, tensors)) if _is_sharded(tensors) else norm
 
 
 def largest(tensors: list[Any]) -> Tensor:
-    """The size of the largest number in all tensors, not a number if one is; on every rank the same."""
-    sizes = [tensor.abs().max() for tensor in _local(tensors) if tensor.numel()]
-    size = torch.stack(sizes).max() if sizes else torch.zeros((), device=tensors[0].device)
-    return _of_all_ranks(size, tensors).max() if _sharded(tensors) else size
+    """The largest absolute value of all entries of all tensors, NaN if one is, of shards that over all ranks."""
+    local = [tensor for tensor in _local(tensors) if tensor.numel()]
+    zero = torch.zeros((), dtype=tensors[0].dtype, device=tensors[0].device)
+    size = torch.nn.utils.get_total_norm(local, math.inf) if local else zero
+    return _all_gather(size, tensors).max() if _is_sharded(tensors) else size
 
 
-def _any_not_finite(tensors: list[Any]) -> Tensor:
-    if tensors[0].dtype == torch.bfloat16:  # which that kernel does not know on a GPU
-        return ~largest(tensors).isfinite()
-    found = torch.zeros((), device=tensors[0].device)
-    # a single kernel, and nothing is added up that could overflow; it multiplies by the last argument
-    torch._amp_foreach_non_finite_check_and_unscale_(_local(tensors), found, torch.ones_like(found))
-    return (_of_all_ranks(found, tensors).max() if _sharded(tensors) else found) > 0
-
-
-def _sharded(tensors: list[Any]) -> bool:
+def _is_sharded(tensors: list[Any]) -> bool:
     return bool(tensors) and isinstance(tensors[0], DTensor)
 
 
 def _local(tensors: list[Any]) -> list[Tensor]:
-    """What this rank holds of each; it may be nothing."""
-    return [tensor.to_local() for tensor in tensors] if _sharded(tensors) else tensors
+    return [tensor.to_local() for tensor in tensors] if _is_sharded(tensors) else tensors
 
 
-def _of_all_ranks(number: Tensor, shards: list[DTensor]) -> Tensor:
-    """What each rank has worked out of its shards, (ranks,)."""
+def _all_gather(value: Tensor, shards: list[DTensor]) -> Tensor:
+    """The value that each rank computed from its shards, (ranks,)."""
     mesh = shards[0].device_mesh
-    numbers = number.new_empty(mesh.size())
-    torch.distributed.all_gather_single(numbers, number[None], group=mesh.get_group())
-    return numbers
+    values = value.new_empty(mesh.size())
+    torch.distributed.all_gather_single(values, value[None], group=mesh.get_group())
+    return values

@@ -1,7 +1,7 @@
-"""Cells whose gates do not see the state, so that their recurrence is linear.
+"""Minimal GRU and LSTM (Feng et al. 2024, "Were RNNs all we needed?"): gates that depend on the input alone.
 
-Feng et al. 2024, "Were RNNs all we needed?". One layer of them cannot tell what to do with an input by what it
-remembers; a second layer can. `cell.residual=true` is how they are meant to be stacked.
+Their recurrence is linear, so that a parallel scan computes all steps. In a single layer the state cannot influence
+a gate; a second layer can, so they are used in several layers with `cell.residual=true`.
 """
 
 import torch
@@ -11,18 +11,12 @@ from rnnlab.nn.scan import scan
 
 
 class LinearRNN(nn.Module):
-    """What both have in common: h_t = keep_t * h_{t-1} + add_t, of which the input alone decides keep_t and add_t.
+    """h_t = decay_t * h_{t-1} + input_t with both functions of x_t; a base class with the interface of `torch.nn.RNN`.
 
-    Training, whole sequences and single steps are one path. The recurrence runs in 32 bits under bf16, too.
-
-    **Arguments:**
-
-    - `input_size`, `hidden_size`: features and units.
-    - `bias`: whether the gates have one.
-    - `batch_first`: as in `torch.nn.RNN`, but always true.
+    The recurrence is computed in float32 or float64, whatever the dtype of x.
     """
 
-    gates: tuple[str, ...]  # the rows of `linear`, hidden_size each; the last is the candidate
+    gates: tuple[str, ...]  # the blocks of rows of `linear`; the last is the candidate
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, batch_first: bool = True):
         super().__init__()
@@ -30,19 +24,19 @@ class LinearRNN(nn.Module):
         self.linear = nn.Linear(input_size, len(self.gates) * hidden_size, bias)
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(batch, time, input_size) and a state (1, batch, hidden_size), zeros by default, to all h_t and the last."""
-        keep, add = self.recurrence(*self.activate(self.linear(x.transpose(0, 1))))
-        start = torch.zeros_like(add[0]) if state is None else state[0].to(add)
-        out = scan(keep, add, start)
+        """(batch, time, input_size) -> all h_t, (batch, time, hidden_size), and the last, (1, batch, hidden_size)."""
+        decay, inputs = self.recurrence(*self.activate(self.linear(x.transpose(0, 1))))
+        initial = torch.zeros_like(inputs[0]) if state is None else state[0].to(inputs)
+        out = scan(decay, inputs, initial)
         return out.transpose(0, 1).to(x.dtype), out[-1:]
 
     def activate(self, rows: Tensor) -> list[Tensor]:
-        """The gates, between 0 and 1, and the candidate, each (..., hidden_size), of what `linear` gives."""
+        """The sigmoid gates and the candidate, (..., hidden_size) each, from the output of `linear`."""
         *gates, candidate = rows.to(torch.promote_types(rows.dtype, torch.float32)).chunk(len(self.gates), -1)
         return [*map(torch.sigmoid, gates), candidate]
 
     def recurrence(self, *gates: Tensor) -> tuple[Tensor, Tensor]:
-        """keep_t and add_t from what `activate` gives."""
+        """decay_t and input_t from the output of `activate`."""
         raise NotImplementedError
 
 
@@ -56,11 +50,11 @@ class MinGRU(LinearRNN):
 
 
 class MinLSTM(LinearRNN):
-    """h_t = f'_t * h_{t-1} + i'_t * (W x_t + b), of which f' and i' are the sigmoid gates f and i over their sum."""
+    """h_t = f'_t * h_{t-1} + i'_t * (W x_t + b) with f' = f / (f + i), i' = i / (f + i), f and i sigmoid gates."""
 
     gates = ("forget", "input", "candidate")
 
-    def recurrence(self, forget: Tensor, enter: Tensor, candidate: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        least = torch.finfo(forget.dtype).tiny  # both may underflow
-        keep = (forget + least) / (forget + enter + 2 * least)
-        return keep, (1 - keep) * candidate
+    def recurrence(self, forget: Tensor, input: Tensor, candidate: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        tiny = torch.finfo(forget.dtype).tiny  # both gates may underflow to 0
+        decay = (forget + tiny) / (forget + input + 2 * tiny)
+        return decay, (1 - decay) * candidate

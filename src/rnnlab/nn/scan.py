@@ -1,4 +1,4 @@
-"""The linear recurrence h_t = a_t h_{t-1} + b_t."""
+"""Linear recurrence h_t = a_t h_{t-1} + b_t."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,63 +7,63 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-SEQUENTIAL = ("cpu",)  # devices on which step after step is faster than all at once
+SEQUENTIAL = ("cpu",)  # devices on which a loop over time is faster than a parallel scan
 
 
-def scan(keep: Tensor, add: Tensor, start: Tensor) -> Tensor:
-    """h_t = keep_t * h_{t-1} + add_t with h_0 = start, exactly, forward and backward.
+def scan(decay: Tensor, inputs: Tensor, initial: Tensor) -> Tensor:
+    """All h_t = decay_t * h_{t-1} + inputs_t with h_0 = initial, (time, batch, hidden).
 
-    On a CPU one fused multiply-add a step each way, which beats every parallel form there; elsewhere log2(time) sweeps
-    over the whole sequence (Hillis & Steele 1986). Neither takes logarithms or divides, so that nothing overflows.
+    A loop over time on a CPU, elsewhere a parallel scan in log2(time) passes (Hillis & Steele 1986). Neither divides
+    or takes logarithms, so that nothing overflows.
 
     **Arguments:**
 
-    - `keep`, `add`: (time, batch, hidden), of 32 bits or more: sums over many steps need them.
-    - `start`: (batch, hidden).
-
-    **Returns:** all h_t, (time, batch, hidden).
+    - `decay`, `inputs`: (time, batch, hidden), float32 or float64.
+    - `initial`: (batch, hidden).
     """
-    return Scan.apply(keep, add, start)
+    return Scan.apply(decay, inputs, initial)
 
 
 class Scan(torch.autograd.Function):
-    """See `scan`. With G_t the gradient of all that follows from h_t: G_t = dL/dh_t + keep_{t+1} G_{t+1}."""
+    """Autograd function of `scan`: the gradient is the scan G_t = dL/dh_t + decay_{t+1} G_{t+1} backward in time."""
 
     @staticmethod
-    def forward(ctx: Any, keep: Tensor, add: Tensor, start: Tensor) -> Tensor:
-        if add.device.type in SEQUENTIAL:
-            out = torch.empty_like(add)
-            step_by_step(keep.unbind(), add.unbind(), out.unbind(), start)
+    def forward(ctx: Any, decay: Tensor, inputs: Tensor, initial: Tensor) -> Tensor:
+        if inputs.device.type in SEQUENTIAL:
+            out = torch.empty_like(inputs)
+            sequential_scan(decay.unbind(), inputs.unbind(), initial, out.unbind())
         else:
-            out = all_at_once(keep, torch.cat((torch.addcmul(add[:1], keep[:1], start), add[1:])))
-        ctx.save_for_backward(keep, out, start)
+            first = torch.addcmul(inputs[:1], decay[:1], initial)
+            out = parallel_scan(decay, torch.cat((first, inputs[1:])))
+        ctx.save_for_backward(decay, out, initial)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, direct: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        keep, out, start = ctx.saved_tensors
+        decay, out, initial = ctx.saved_tensors
         if direct.device.type in SEQUENTIAL:
             total = torch.empty_like(direct)
             total[-1] = direct[-1]
-            keeps, adds, outs = (part.unbind()[::-1] for part in (keep[1:], direct[:-1], total[:-1]))
-            step_by_step(keeps, adds, outs, total[-1])
+            decays, inputs, outs = (part.unbind()[::-1] for part in (decay[1:], direct[:-1], total[:-1]))
+            sequential_scan(decays, inputs, total[-1], outs)
         else:
-            total = all_at_once(torch.cat((keep[:1], keep[1:].flip(0))), direct.flip(0)).flip(0)
-        return total * torch.cat((start[None], out[:-1])), total, keep[0] * total[0]
+            total = parallel_scan(torch.cat((decay[:1], decay[1:].flip(0))), direct.flip(0)).flip(0)
+        return total * torch.cat((initial[None], out[:-1])), total, decay[0] * total[0]
 
 
-def step_by_step(keep: Sequence[Tensor], add: Sequence[Tensor], out: Sequence[Tensor], state: Tensor) -> None:
-    """Fill `out`, step after step."""
-    for factor, term, result in zip(keep, add, out, strict=True):
-        state = torch.addcmul(term, factor, state, out=result)
+def sequential_scan(decays: Sequence[Tensor], inputs: Sequence[Tensor], state: Tensor, outs: Sequence[Tensor]) -> None:
+    """Write the state after each step to `outs`."""
+    for decay, added, out in zip(decays, inputs, outs, strict=True):
+        state = torch.addcmul(added, decay, state, out=out)
 
 
-def all_at_once(keep: Tensor, add: Tensor) -> Tensor:
-    """All steps at once from a start at zero: each sweep joins twice as many steps as the one before."""
-    reach = 1
-    while reach < len(keep):
-        add = torch.cat((add[:reach], torch.addcmul(add[reach:], keep[reach:], add[:-reach])))
-        keep = torch.cat((keep[:reach], keep[reach:] * keep[:-reach]))
-        reach *= 2
-    return add
+def parallel_scan(decay: Tensor, inputs: Tensor) -> Tensor:
+    """All states from an initial state of zeros; each pass combines twice as many steps as the one before."""
+    distance = 1
+    while distance < len(decay):
+        combined = torch.addcmul(inputs[distance:], decay[distance:], inputs[:-distance])
+        inputs = torch.cat((inputs[:distance], combined))
+        decay = torch.cat((decay[:distance], decay[distance:] * decay[:-distance]))
+        distance *= 2
+    return inputs

@@ -1,4 +1,4 @@
-"""Weights shared out over processes (FSDP2)."""
+"""Weights sharded over processes (FSDP2)."""
 
 import warnings
 from typing import Any
@@ -11,17 +11,17 @@ from rnnlab.nn.stack import Stack
 
 
 def shard(network: nn.Module, device_type: str) -> list[Any]:
-    """Leave each process its share of every weight; all are together while they are used, cell after cell (FSDP2).
+    """Shard every weight over all processes; those of one cell are gathered together when it is used.
 
-    **Returns:** the parts that come together at once: each cell, and last the network with what is in none.
+    **Returns:** the modules that are gathered together: each cell, and the network with the remaining weights.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    # of what a cell returns nothing is changed in place
+    # outputs of a cell are not changed in place
     warnings.filterwarnings("ignore", ".*returned a view tensor.*")
     for part in network.modules():
-        if isinstance(part, nn.RNNBase):  # on a GPU it would move its weights to where they are not brought together
+        if isinstance(part, nn.RNNBase):  # on a GPU it would copy its weights away from where FSDP gathers them
             part.flatten_parameters = lambda: None  # type: ignore[method-assign]
     cells = [part.cell for part in network.modules() if isinstance(part, SimpleRNN)]
     layers = [layer for cell in cells for layer in (cell.cells if isinstance(cell, Stack) else [cell])]

@@ -1,4 +1,4 @@
-"""Layers and directions for cells that have none, and residual blocks for all."""
+"""Layers, directions and residual blocks for recurrent cells."""
 
 from typing import Any
 
@@ -8,19 +8,19 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from rnnlab.nn.autocast import call
+from rnnlab.nn.autocast import call_cell
 
 
 class Stack(nn.Module):
-    """Cells on top of each other, and beside each other if they read in both directions.
+    """Layers of cells, in one or two directions, with the interface of `torch.nn.RNN` and `batch_first=True`.
 
-    With `residual` a linear map brings the input to the cells' width, each layer adds to what it reads, y +
-    cell(norm(y)), and the sum is normalised at the end (pre-norm, Xiong et al. 2020): the gradient has a way past each.
+    With `residual` each layer computes y + cell(norm(y)) (pre-norm, Xiong et al. 2020), after a linear projection of
+    the input to the width of the layers, and the sum is normalised.
 
     **Arguments:**
 
-    - `cell`: config of one layer that reads forward.
-    - `input_size`: features a step.
+    - `cell`: config of one layer in one direction.
+    - `input_size`: features of a step.
     - `num_layers`, `dropout`, `bidirectional`: as in `torch.nn.RNN`.
     - `residual`: see above.
     """
@@ -39,11 +39,11 @@ class Stack(nn.Module):
         self.bidirectional = bidirectional
         self.directions = 2 if bidirectional else 1
         self.dropout = dropout
+        self.residual = residual
         width = self.directions * self.hidden_size
         self.input_proj = nn.Linear(input_size, width) if residual else nn.Identity()
         self.norms = nn.ModuleList(nn.LayerNorm(width) if residual else nn.Identity() for _ in range(num_layers))
         self.output_norm = nn.LayerNorm(width) if residual else nn.Identity()
-        self.residual = residual
         sizes = [width if residual or layer else input_size for layer in range(num_layers)]
         self.cells = nn.ModuleList(
             instantiate(cell, input_size=size, batch_first=True, _convert_="all")
@@ -52,9 +52,9 @@ class Stack(nn.Module):
         )
 
     def forward(self, x: Tensor | PackedSequence, state: Any = None) -> tuple[Any, Any]:
-        """(batch, time, input_size) to (batch, time, directions * hidden_size), and a tuple of the cells' states.
+        """(batch, time, input_size) -> (batch, time, directions * hidden_size), and a tuple of each cell's state.
 
-        A packed sequence, as `torch.nn.RNN` takes it, gives a packed one, and no state: its sequences end apart.
+        A packed sequence gives a packed output and no state.
         """
         if isinstance(x, PackedSequence):
             padded, lengths = pad_packed_sequence(x, batch_first=True)
@@ -63,29 +63,34 @@ class Stack(nn.Module):
         return self._run(x, state, None)
 
     def _run(self, x: Tensor, state: Any, lengths: Tensor | None) -> tuple[Tensor, Any]:
-        before = state or (None,) * len(self.cells)
-        after = []
+        initial = state or (None,) * len(self.cells)
+        final = []
         y = self.input_proj(x)
         for layer, norm in enumerate(self.norms):
-            read = norm(y)
+            normed = norm(y)
             outs = []
             for direction in range(self.directions):
-                number = layer * self.directions + direction
-                out, end = call(self.cells[number], backwards(read, lengths) if direction else read, before[number])
-                outs.append(backwards(out, lengths) if direction else out)
-                after.append(end)
+                index = layer * self.directions + direction
+                read = reverse(normed, lengths) if direction else normed
+                out, cell_state = call_cell(self.cells[index], read, initial[index])
+                outs.append(reverse(out, lengths) if direction else out)
+                final.append(cell_state)
             out = torch.cat(outs, -1) if self.bidirectional else outs[0]
             if layer < len(self.norms) - 1:
                 out = F.dropout(out, self.dropout, self.training)
             y = y + out if self.residual else out
-        return self.output_norm(y), tuple(after)
+        return self.output_norm(y), tuple(final)
 
 
-def backwards(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """Each sequence of (batch, time, features) from its end to its beginning; padding stays at the end."""
+def inside(lengths: Tensor, x: Tensor) -> Tensor:
+    """Which steps of x, (batch, time, ...), come before the end of their sequence, (batch, time)."""
+    return torch.arange(x.shape[1], device=x.device) < lengths.to(x.device)[:, None]
+
+
+def reverse(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Reverse each sequence of x, (batch, time, features); padding stays at the end."""
     if lengths is None:
         return x.flip(1)
     time = torch.arange(x.shape[1], device=x.device)
-    ends = lengths.to(x.device)[:, None]
-    order = torch.where(time < ends, ends - 1 - time, time)
+    order = torch.where(inside(lengths, x), lengths.to(x.device)[:, None] - 1 - time, time)
     return x.gather(1, order[..., None].expand_as(x))
