@@ -1,8 +1,7 @@
 """Gradient through time: the derivative of the loss by every state of a recurrent layer.
 
-A fused cell returns its outputs, but not the states that its recurrence reads. While `recorded`, every layer therefore
-runs step by step, each state a tensor of autograd's graph, in float64: over a hundred steps a gradient leaves the
-range of float32.
+Fused cells hide the states that their recurrence reads. While `recorded`, layers therefore run step by step, with each
+state a tensor of autograd's graph, in float64: over a hundred steps a gradient leaves the range of float32.
 """
 
 from collections.abc import Iterator
@@ -39,7 +38,7 @@ class Layer:
     name: str
     steps: list[Step]
     recurrent: dict[str, Tensor]
-    relu: bool = False
+    relu: bool
 
     def saturation(self, lengths: list[int] | None = None) -> dict[str, Tensor]:
         """The share of saturated gates and units over a batch, by name; padding behind `lengths` does not count.
@@ -66,7 +65,7 @@ def gradients_through_time(loss: Tensor, layers: list[Layer]) -> list[dict[str, 
     """
     keys = [(layer, name) for layer in layers for name in STATES if name in layer.steps[0]]
     states = [step[name] for layer, name in keys for step in layer.steps]
-    gradients = iter(torch.autograd.grad(loss, states, materialize_grads=True))
+    gradients = iter(torch.autograd.grad(loss, states, materialize_grads=True) if states else ())
     found: dict[str, dict[str, Tensor]] = {layer.name: {} for layer in layers}
     for layer, name in keys:
         found[layer.name][name] = torch.stack([next(gradients) for _ in layer.steps], 1)
@@ -98,8 +97,7 @@ def recorded(network: nn.Module) -> Iterator[list[Layer]]:
     backward = {cell for stack in stacks for cell in stack.cells[1::2]}
     cells: list[Any] = [part for part in network.modules() if isinstance(part, nn.RNNBase | LinearRNN)]
     for cell in cells:
-        run = _run_torch_cell if isinstance(cell, nn.RNNBase) else _run_linear_rnn
-        cell.forward = partial(run, cell, layers, cell in backward)
+        cell.forward = partial(_run, cell, layers, cell in backward)
     try:
         yield layers
     finally:
@@ -107,33 +105,49 @@ def recorded(network: nn.Module) -> Iterator[list[Layer]]:
             del cell.forward
 
 
-def _run_torch_cell(cell: nn.RNNBase, layers: list[Layer], backward: bool, x: Any, _: Any = None) -> tuple[Any, None]:
+def _run(cell: Any, layers: list[Layer], backward: bool, x: Any, state: Any = None) -> tuple[Any, None]:
     packed = isinstance(x, PackedSequence)
     padded, lengths = pad_packed_sequence(x, batch_first=True) if packed else (x, None)
-    gates = GATES.get(cell.mode, ("",))
-    directions = 2 if cell.bidirectional else 1
-    y = padded.double()
-    outs = []
-    for index, parameters in enumerate(cell.all_weights):
-        reads_backward = index % directions == 1
+    directions = 2 if getattr(cell, "bidirectional", False) else 1
+    y, outs = padded.double(), []
+    for index, parameters in enumerate(getattr(cell, "all_weights", [cell.parameters()])):
+        reverses = index % directions == 1
+        read = reverse(y, lengths) if reverses else y
+        # the weights are constants: autograd follows the recurrence from the initial state
         weights = [weight.detach().double() for weight in parameters]
-        steps = _unroll(cell, weights, reverse(y, lengths) if reads_backward else y)
-        recurrent = dict(zip(gates, weights[1].float().chunk(len(gates)), strict=True))
-        layers.append(Layer(_name(layers, backward or reads_backward), steps, recurrent, cell.mode == "RNN_RELU"))
-        out = torch.stack([step["h"] for step in steps], 1)
-        outs.append(reverse(out, lengths) if reads_backward else out)
+        count = sum("backward" not in layer.name for layer in layers)
+        name = f"layer {count} backward" if backward or reverses else f"layer {count + 1}"
+        if isinstance(cell, LinearRNN):
+            layer = Layer(name, _linear_steps(cell, weights, read), {}, False)
+        else:
+            gates = GATES.get(cell.mode, ("",))
+            recurrent = dict(zip(gates, weights[1].float().chunk(len(gates)), strict=True))
+            layer = Layer(name, _torch_steps(cell, weights, read), recurrent, cell.mode == "RNN_RELU")
+        layers.append(layer)
+        out = torch.stack([step["h"] for step in layer.steps], 1)
+        outs.append(reverse(out, lengths) if reverses else out)
         if len(outs) == directions:
             y, outs = torch.cat(outs, -1), []
     y = y.to(padded.dtype)
     return (pack_padded_sequence(y, lengths, batch_first=True, enforce_sorted=False) if packed else y), None  # type: ignore[arg-type]
 
 
-def _unroll(cell: nn.RNNBase, weights: list[Tensor], x: Tensor) -> list[Step]:
-    """Run one layer of a torch cell over x, (batch, time, features), by the equations of torch's documentation."""
+def _linear_steps(cell: LinearRNN, weights: list[Tensor], x: Tensor) -> list[Step]:
+    activations = cell.activate(F.linear(x, *weights))
+    h = torch.zeros_like(activations[0][:, 0], requires_grad=True)
+    steps = []
+    for t, (decay, added) in enumerate(zip(*(part.unbind(1) for part in cell.recurrence(*activations)), strict=True)):
+        h = decay * h + added
+        gates = {name: values[:, t] for name, values in zip(cell.gates[:-1], activations, strict=False)}
+        steps.append({"h": h, **gates})
+    return steps
+
+
+def _torch_steps(cell: nn.RNNBase, weights: list[Tensor], x: Tensor) -> list[Step]:
+    """The equations of torch's documentation."""
     w_ih, w_hh, *others = weights
     b_ih, b_hh = others[:2] if cell.bias else (None, None)
     projection = others[-1] if cell.proj_size else None
-    # the weights are constants here: it is the initial state from which autograd follows the recurrence
     h = x.new_zeros(len(x), w_hh.shape[1], requires_grad=True)
     c = x.new_zeros(len(x), cell.hidden_size)
     steps = []
@@ -146,8 +160,8 @@ def _unroll(cell: nn.RNNBase, weights: list[Tensor], x: Tensor) -> list[Step]:
             step = _gru_step(from_input, from_state, h)
         else:
             rows = from_input + from_state
-            h = rows.relu() if cell.mode == "RNN_RELU" else rows.tanh()
-            step = {"h": h, "units": h}
+            step = {"h": rows.relu() if cell.mode == "RNN_RELU" else rows.tanh()}
+            step["units"] = step["h"]
         h = step["h"]
         steps.append(step)
     return steps
@@ -167,24 +181,3 @@ def _gru_step(from_input: Tensor, from_state: Tensor, h: Tensor) -> Step:
     r, z = (x_r + h_r).sigmoid(), (x_z + h_z).sigmoid()
     n = (x_n + r * h_n).tanh()
     return {"h": (1 - z) * n + z * h, "reset": r, "update": z, "units": n}
-
-
-def _run_linear_rnn(
-    cell: LinearRNN, layers: list[Layer], backward: bool, x: Tensor, _: Any = None
-) -> tuple[Tensor, None]:
-    parameters = [parameter.detach().double() for parameter in cell.linear.parameters()]
-    activations = cell.activate(F.linear(x.double(), *parameters))
-    h = torch.zeros_like(activations[0][:, 0], requires_grad=True)
-    steps: list[Step] = []
-    for t, (decay, added) in enumerate(zip(*(part.unbind(1) for part in cell.recurrence(*activations)), strict=True)):
-        h = decay * h + added
-        gates = {name: values[:, t] for name, values in zip(cell.gates[:-1], activations, strict=False)}
-        steps.append({"h": h, **gates})
-    layers.append(Layer(_name(layers, backward), steps, {}))
-    return torch.stack([step["h"] for step in steps], 1).to(x.dtype), None
-
-
-def _name(layers: list[Layer], backward: bool) -> str:
-    """The name of the next layer; a backward direction belongs to the layer before."""
-    forward = sum("backward" not in layer.name for layer in layers)
-    return f"layer {forward} backward" if backward else f"layer {forward + 1}"

@@ -65,37 +65,25 @@ class NonFiniteGradientGuard:
 
 def any_non_finite(tensors: list[Any]) -> bool | Tensor:
     """Whether an entry of the tensors is infinite or NaN: a bool on a CPU, a tensor on a GPU or of shards."""
-    # a sum takes less time than a norm, and finite gradients overflow it only beyond 3e38, their squares beyond 1e19
-    if tensors[0].device.type == "cpu" and not _is_sharded(tensors):
+    if tensors[0].device.type == "cpu" and not isinstance(tensors[0], DTensor):
+        # faster than a norm; finite gradients overflow a sum beyond 3e38, a sum of squares beyond 1e19
         return not math.isfinite(sum(tensor.sum(dtype=torch.float32).item() for tensor in tensors))
     return ~largest(tensors).isfinite()
 
 
-def total_norm(tensors: list[Any]) -> Tensor:
-    """The 2-norm of all entries of all tensors, of shards (`rnnlab.nn.sharding`) that over all ranks."""
-    norm = torch.nn.utils.get_total_norm(_local(tensors))
-    return torch.linalg.vector_norm(_all_gather(norm, tensors)) if _is_sharded(tensors) else norm
-
-
 def largest(tensors: list[Any]) -> Tensor:
-    """The largest absolute value of all entries of all tensors, NaN if one is, of shards that over all ranks."""
-    local = [tensor for tensor in _local(tensors) if tensor.numel()]
-    zero = torch.zeros((), dtype=tensors[0].dtype, device=tensors[0].device)
-    size = torch.nn.utils.get_total_norm(local, math.inf) if local else zero
-    return _all_gather(size, tensors).max() if _is_sharded(tensors) else size
+    """The largest absolute value of all entries of the tensors, NaN if one is NaN, see `total_norm`."""
+    return total_norm(tensors, math.inf)
 
 
-def _is_sharded(tensors: list[Any]) -> bool:
-    return bool(tensors) and isinstance(tensors[0], DTensor)
-
-
-def _local(tensors: list[Any]) -> list[Tensor]:
-    return [tensor.to_local() for tensor in tensors] if _is_sharded(tensors) else tensors
-
-
-def _all_gather(value: Tensor, shards: list[DTensor]) -> Tensor:
-    """The value that each rank computed from its shards, (ranks,)."""
-    mesh = shards[0].device_mesh
-    values = value.new_empty(mesh.size())
-    torch.distributed.all_gather_single(values, value[None], group=mesh.get_group())
-    return values
+def total_norm(tensors: list[Any], order: float = 2.0) -> Tensor:
+    """The norm of all entries of the tensors; of shards (`rnnlab.nn.sharding`) that over all ranks."""
+    if not tensors or not isinstance(tensors[0], DTensor):
+        return torch.nn.utils.get_total_norm(tensors, order)
+    first, mesh = tensors[0].to_local(), tensors[0].device_mesh
+    # a rank may hold nothing of a tensor
+    local = [tensor.to_local() for tensor in tensors if tensor.to_local().numel()] or [first.new_zeros(1)]
+    norm = torch.nn.utils.get_total_norm(local, order)
+    norms = norm.new_empty(mesh.size())
+    torch.distributed.all_gather_single(norms, norm[None], group=mesh.get_group())
+    return torch.linalg.vector_norm(norms, order)

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from rnnlab.nn.autocast import call_cell
 from rnnlab.nn.cells import make_cell
-from rnnlab.nn.stack import inside
+from rnnlab.nn.stack import Stack, inside
 from rnnlab.utils.errors import require
 
 Readout = Literal["last", "mean", "all"]
@@ -126,6 +126,8 @@ class SimpleRNN(nn.Module):
             return call_cell(self.cell, x, state)
         if not self.bidirectional:  # padding comes after all that is read out
             return call_cell(self.cell, x, state)[0], None
+        if isinstance(self.cell, Stack):
+            return self.cell(x, None, torch.as_tensor(lengths))[0], None
         packed = pack_padded_sequence(x, torch.as_tensor(lengths), batch_first=True, enforce_sorted=False)
         packed, _ = call_cell(self.cell, packed)
         return pad_packed_sequence(packed, batch_first=True, total_length=x.shape[1])[0], None

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from hydra.utils import instantiate
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from rnnlab.nn.autocast import call_cell
 
@@ -51,18 +50,11 @@ class Stack(nn.Module):
             for _ in range(self.directions)
         )
 
-    def forward(self, x: Tensor | PackedSequence, state: Any = None) -> tuple[Any, Any]:
+    def forward(self, x: Tensor, state: Any = None, lengths: Tensor | None = None) -> tuple[Tensor, Any]:
         """(batch, time, input_size) -> (batch, time, directions * hidden_size), and a tuple of each cell's state.
 
-        A packed sequence gives a packed output and no state.
+        Of sequences that are padded to one length, `lengths` are those to reverse for the backward direction.
         """
-        if isinstance(x, PackedSequence):
-            padded, lengths = pad_packed_sequence(x, batch_first=True)
-            out, _ = self._run(padded, None, lengths)
-            return pack_padded_sequence(out, lengths, batch_first=True, enforce_sorted=False), None
-        return self._run(x, state, None)
-
-    def _run(self, x: Tensor, state: Any, lengths: Tensor | None) -> tuple[Tensor, Any]:
         initial = state or (None,) * len(self.cells)
         final = []
         y = self.input_proj(x)

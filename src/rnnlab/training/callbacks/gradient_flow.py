@@ -1,4 +1,4 @@
-"""Gradient flow: how the gradient changes on its way back through time, over a training run."""
+"""Records how the gradient changes on its way back through time, over a training run."""
 
 import csv
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnnlab.nn.bptt import Layer, gradients_through_time, norm_per_step, recorded
+from rnnlab.nn.bptt import gradients_through_time, norm_per_step, recorded
 from rnnlab.nn.gradients import total_norm
 from rnnlab.training.callbacks.gradient_flow_figure import SMALLEST, Traces, plot
 from rnnlab.utils.console import tell
@@ -17,17 +17,17 @@ from rnnlab.utils.figures import Sparingly, save_figure
 
 
 class GradientFlow(pl.Callback):
-    """Logs the gradient through time of a validation batch, before training and every `every` optimizer steps.
+    """Computes the gradient through time of a validation batch, before training and every `every` optimizer steps.
 
-    For each recurrent layer the norm of dL/dh_t, for LSTM also of dL/dc_t, at every step t goes to
-    `figures/gradient_flow.png` and `gradient_flow.csv`. Scalars:
+    The norms of dL/dh_t, and for LSTM of dL/dc_t, at every step t go to `figures/gradient_flow.png` and
+    `gradient_flow.csv`. Scalars of each recurrent layer:
 
     - `gradient_flow/first_over_last`: the norm at the first step over that at the last.
     - `gradient_flow/decades_per_step`: powers of ten lost per step back in time.
     - `recurrent/radius`, `recurrent/norm`: spectral radius and norm of each gate's recurrent weights.
     - `saturated/...`: share of saturated activations, see `Layer.saturation`.
     - `update/...`: for each weight, the norm of the optimizer's last update over that of the weight.
-    - `gradient_flow/skipped_steps`: steps skipped by the `NonFiniteGradientGuard` since the run was started or resumed.
+    - `gradient_flow/skipped_steps`: steps skipped by the `NonFiniteGradientGuard` since the process started.
     """
 
     state_key = "gradient_flow"
@@ -41,16 +41,13 @@ class GradientFlow(pl.Callback):
         self.drawing = Sparingly(1 / 50, 0.5)
 
     def state_dict(self) -> dict[str, Any]:
-        traces = {
-            name: (list(trace), torch.from_numpy(np.stack([*trace.values()]))) for name, trace in self.traces.items()
-        }
+        traces = {name: (list(trace), torch.tensor(np.stack([*trace.values()]))) for name, trace in self.traces.items()}
         return {"last_probe": self.last_probe, "traces": traces}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.last_probe = state_dict["last_probe"]
-        self.traces = {
-            name: dict(zip(steps, norms.numpy(), strict=True)) for name, (steps, norms) in state_dict["traces"].items()
-        }
+        for name, (steps, norms) in state_dict["traces"].items():
+            self.traces[name] = dict(zip(steps, norms.numpy(), strict=True))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.last_probe < 0:
@@ -58,9 +55,7 @@ class GradientFlow(pl.Callback):
         if not self.traces and trainer.is_global_zero:
             tell("gradient_flow: the network has no cell of torch or rnnlab, so that nothing is recorded.")
 
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if (trainer.global_step + 1) % self.every == 0:
             self.weights_before = [weight.detach().clone() for weight in pl_module.parameters()]
 
@@ -68,16 +63,15 @@ class GradientFlow(pl.Callback):
         if trainer.global_step % self.every == 0 and trainer.global_step != self.last_probe:
             self._probe(trainer, pl_module)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.training and self.drawing.is_due():
             self._save_figure(trainer)
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_end(self, trainer: pl.Trainer, *_: Any) -> None:
         self._save_figure(trainer)
         self._save_table(trainer)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self.on_fit_end(trainer, pl_module)
+    on_exception = on_fit_end  # type: ignore[assignment]
 
     def _probe(self, trainer: pl.Trainer, task: Any) -> None:
         self.last_probe = trainer.global_step
@@ -87,50 +81,51 @@ class GradientFlow(pl.Callback):
         }
         self.weights_before = []
         task.gather()
-        if trainer.is_global_zero and (scalars := self._measure(trainer, task)):
-            self._log(trainer, {**scalars, **updates})
+        if trainer.is_global_zero and (scalars := self._scalars(trainer, task)):
+            scalars |= updates
+            tensors = [torch.as_tensor(value, dtype=torch.float64, device=task.device) for value in scalars.values()]
+            values = torch.stack(tensors).tolist()  # waits for a GPU once
+            metrics = {name: value for name, value in zip(scalars, values, strict=True) if np.isfinite(value)}
+            for logger in trainer.loggers:
+                logger.log_metrics(metrics, self.last_probe)
         task.scatter()
 
-    def _log(self, trainer: pl.Trainer, scalars: dict[str, Any]) -> None:
-        device = trainer.strategy.root_device
-        values = [torch.as_tensor(value, dtype=torch.float64, device=device) for value in scalars.values()]
-        metrics = dict(zip(scalars, torch.stack(values).tolist(), strict=True))  # waits for a GPU once
-        for logger in trainer.loggers:
-            logger.log_metrics({name: value for name, value in metrics.items() if np.isfinite(value)}, self.last_probe)
-
-    def _measure(self, trainer: pl.Trainer, task: Any) -> dict[str, Any]:
+    def _scalars(self, trainer: pl.Trainer, task: Any) -> dict[str, Any]:
+        """Scalars by name; keeps the norms of the gradients."""
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         batch = datamodule.transfer_batch_to_device(datamodule.example(self.batch_size), task.device, 0)
         task.eval()
         with torch.enable_grad(), recorded(task.network) as layers:
             loss = task.probe_loss(batch)
         task.train()
-        if not layers:
-            return {}
-        scalars: dict[str, Any] = {"gradient_flow/skipped_steps": task.guard.skipped}
+        scalars: dict[str, Any] = {"gradient_flow/skipped_steps": task.guard.skipped} if layers else {}
         for layer, gradients in zip(layers, gradients_through_time(loss, layers), strict=True):
             suffix = "" if len(layers) == 1 else f" {layer.name}"
-            scalars |= self._gradient_scalars(gradients, batch.lengths, suffix)
-            scalars |= {f"saturated/{name}{suffix}": share for name, share in layer.saturation(batch.lengths).items()}
-            scalars |= _weight_scalars(layer, suffix)
+            found = {f"saturated/{name}": share for name, share in layer.saturation(batch.lengths).items()}
+            for gate, weights in layer.recurrent.items():
+                # exploded weights have no eigenvalues, neither have those of proj_size
+                if weights.isfinite().all() and weights.shape[0] == weights.shape[1]:
+                    name = f"_{gate}" if gate else ""
+                    found[f"recurrent/radius{name}"] = torch.linalg.eigvals(weights).abs().max()
+                    found[f"recurrent/norm{name}"] = torch.linalg.matrix_norm(weights, ord=2)
+            for state, gradient in gradients.items():
+                norms = norm_per_step(gradient, batch.lengths)
+                self._keep(f"{state}{suffix}", norms.cpu().numpy())
+                first, last = norms[0].clamp_min(SMALLEST), norms[-1].clamp_min(SMALLEST)
+                lost = (last.log10() - first.log10()) / max(1, len(norms) - 1)
+                of = "cell_" if state == "c" else ""
+                found |= {
+                    f"gradient_flow/{of}first_over_last": first / last,
+                    f"gradient_flow/{of}decades_per_step": lost,
+                }
+            scalars |= {f"{name}{suffix}": value for name, value in found.items()}
         return scalars
 
-    def _gradient_scalars(
-        self, gradients: dict[str, Tensor], lengths: list[int] | None, suffix: str
-    ) -> dict[str, Tensor]:
-        """Scalars of a layer's gradients; appends their norms to the traces."""
-        scalars = {}
-        for state, gradient in gradients.items():
-            norms = norm_per_step(gradient, lengths)
-            trace = self.traces.setdefault(f"{state}{suffix}", {})
-            if any(len(earlier) != len(norms) for earlier in trace.values()):  # resumed with another sequence length
-                trace.clear()
-            trace[self.last_probe] = norms.cpu().numpy()
-            first, last = norms[0].clamp_min(SMALLEST), norms[-1].clamp_min(SMALLEST)
-            prefix = "gradient_flow/cell_" if state == "c" else "gradient_flow/"
-            scalars[f"{prefix}first_over_last{suffix}"] = first / last
-            scalars[f"{prefix}decades_per_step{suffix}"] = (last.log10() - first.log10()) / max(1, len(norms) - 1)
-        return scalars
+    def _keep(self, name: str, norms: np.ndarray) -> None:
+        trace = self.traces.setdefault(name, {})
+        if any(len(earlier) != len(norms) for earlier in trace.values()):  # resumed with another sequence length
+            trace.clear()
+        trace[self.last_probe] = norms
 
     def _save_figure(self, trainer: pl.Trainer) -> None:
         if self.traces and trainer.is_global_zero:
@@ -146,14 +141,3 @@ class GradientFlow(pl.Callback):
                 for name, trace in self.traces.items():
                     for step, norms in trace.items():
                         table.writerows((name, step, t, norm) for t, norm in enumerate(norms.tolist(), 1))
-
-
-def _weight_scalars(layer: Layer, suffix: str) -> dict[str, Tensor]:
-    """Spectral radius and norm of each gate's recurrent weights; nothing of those that are not finite or not square."""
-    scalars = {}
-    for gate, weights in layer.recurrent.items():
-        if weights.isfinite().all() and weights.shape[0] == weights.shape[1]:
-            name = f"{gate and f'_{gate}'}{suffix}"
-            scalars[f"recurrent/radius{name}"] = torch.linalg.eigvals(weights).abs().max()
-            scalars[f"recurrent/norm{name}"] = torch.linalg.matrix_norm(weights, ord=2)
-    return scalars
