@@ -48,13 +48,12 @@ def _init_weights(layer: nn.Module, init: Init) -> None:
         )
     gates = len(GATES.get(layer.mode, ("",)))
     for name, parameter in layer.named_parameters():
-        if name.startswith("bias"):
-            parameter.zero_()
-        elif name.startswith("weight_ih"):
-            for block in parameter.chunk(gates):
+        for block in parameter.chunk(gates):
+            if name.startswith("bias"):
+                block.zero_()
+            elif name.startswith("weight_ih"):
                 nn.init.xavier_uniform_(block)
-        elif name.startswith("weight_hh"):
-            for block in parameter.chunk(gates):
+            elif name.startswith("weight_hh"):
                 {"identity": nn.init.eye_, "orthogonal": nn.init.orthogonal_}[init](block)
 
 
@@ -64,9 +63,9 @@ def _init_biases(layer: nn.Module, key: str, fill: Callable[[Tensor], Tensor]) -
     gates = layer.gates if isinstance(layer, LinearRNN) else GATES.get(getattr(layer, "mode", ""), ())
     kind = type(layer).__name__
     require(bool(gates), f"cell.{key} sets a gate, and {kind} has none: use cell=lstm, gru, mingru or minlstm.")
-    biases = {name: parameter for name, parameter in layer.named_parameters() if "bias" in name}
+    biases = [(name, parameter) for name, parameter in layer.named_parameters() if "bias" in name]
     require(bool(biases), f"cell.{key} sets a bias, and with cell.bias=false {kind} has none.")
-    for name, bias in biases.items():
+    for name, bias in biases:
         by_gate = dict(zip(gates, bias.chunk(len(gates)), strict=True))
         keep_gate = by_gate["forget"] if "forget" in gates else by_gate["update"]
         value = fill(torch.empty_like(keep_gate))

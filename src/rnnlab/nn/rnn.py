@@ -85,11 +85,7 @@ class SimpleRNN(nn.Module):
         out, state = self._run(self._encode(x), state, lengths)
         if self.dropout and self.training:
             out = out * F.dropout(torch.ones_like(out[:, :1]), self.dropout)
-        if self.readout == "last":
-            out = self._last(out, lengths)
-        elif self.readout == "mean":
-            out = self._mean(out, lengths)
-        return self.head(out), state
+        return self.head(self._read_out(out, lengths)), state
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Predict from a single step, with the same result as `forward`.
@@ -132,19 +128,20 @@ class SimpleRNN(nn.Module):
         packed, _ = call_cell(self.cell, packed)
         return pad_packed_sequence(packed, batch_first=True, total_length=x.shape[1])[0], None
 
-    def _last(self, out: Tensor, lengths: Sequence[int] | None) -> Tensor:
+    def _read_out(self, out: Tensor, lengths: Sequence[int] | None) -> Tensor:
+        """What the head reads of all hidden states."""
+        if self.readout == "all":
+            return out
+        if self.readout == "mean":
+            if lengths is None:
+                return out.mean(1)
+            ends = torch.as_tensor(lengths)
+            return (out * inside(ends, out)[..., None]).sum(1) / ends.to(out.device)[:, None]
         last = out[:, -1] if lengths is None else out[torch.arange(len(out)), torch.as_tensor(lengths) - 1]
         if not self.bidirectional:
             return last
-        # the backward direction ends at the first step
-        width = out.shape[-1] // 2
+        width = out.shape[-1] // 2  # the backward direction ends at the first step
         return torch.cat((last[:, :width], out[:, 0, width:]), dim=-1)
-
-    def _mean(self, out: Tensor, lengths: Sequence[int] | None) -> Tensor:
-        if lengths is None:
-            return out.mean(1)
-        ends = torch.as_tensor(lengths)
-        return (out * inside(ends, out)[..., None]).sum(1) / ends.to(out.device)[:, None]
 
 
 def map_state(state: Any, function: Callable[[Tensor], Any]) -> Any:
