@@ -1,4 +1,4 @@
-"""Gradient through time: the derivative of the loss by every state of a recurrent layer.
+"""Gradient through time: the derivative of the loss with respect to every state of a recurrent layer.
 
 Fused cells hide the states that their recurrence reads. While `recorded`, layers therefore run step by step, with each
 state a tensor of autograd's graph, in float64: over a hundred steps a gradient leaves the range of float32.
@@ -59,7 +59,7 @@ class Layer:
 
 
 def gradients_through_time(loss: Tensor, layers: list[Layer]) -> list[dict[str, Tensor]]:
-    """The total derivative of the loss by every state of every layer.
+    """The total derivative of the loss with respect to every state of every layer.
 
     **Returns:** for each layer dL/dh_t as `h`, and for LSTM dL/dc_t as `c`, (batch, time, hidden) in float64.
     """
@@ -168,9 +168,9 @@ def _torch_steps(cell: nn.RNNBase, weights: list[Tensor], x: Tensor) -> list[Ste
 
 
 def _lstm_step(rows: Tensor, c: Tensor, projection: Tensor | None) -> Step:
-    i, f, _, o = rows.sigmoid().chunk(4, -1)
-    g = rows.chunk(4, -1)[2].tanh()
-    c = f * c + i * g
+    i, f, g, o = rows.chunk(4, -1)
+    i, f, o = i.sigmoid(), f.sigmoid(), o.sigmoid()
+    c = f * c + i * g.tanh()
     tanh_c = c.tanh()
     h = o * tanh_c if projection is None else F.linear(o * tanh_c, projection)
     return {"h": h, "c": c, "input": i, "forget": f, "output": o, "units": tanh_c}

@@ -42,8 +42,9 @@ class NonFiniteGradientGuard:
             bad: Any = ~norm.isfinite()
         else:
             bad = any_non_finite(gradients)
-        fused_on_gpu = gradients[0].device.type != "cpu" and optimizer.param_groups[0].get("fused")
-        if fused_on_gpu and optimizer.state:  # a skipped first step would leave SGD's momentum uninitialised
+        on_gpu = isinstance(bad, Tensor) and not bad.is_cpu
+        # a skipped first step would leave SGD's momentum uninitialised
+        if on_gpu and optimizer.param_groups[0].get("fused") and optimizer.state:
             optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
             self.bad = bad.int()
         else:
@@ -65,7 +66,7 @@ class NonFiniteGradientGuard:
 
 def any_non_finite(tensors: list[Any]) -> bool | Tensor:
     """Whether an entry of the tensors is infinite or NaN: a bool on a CPU, a tensor on a GPU or of shards."""
-    if tensors[0].device.type == "cpu" and not isinstance(tensors[0], DTensor):
+    if tensors[0].is_cpu and not isinstance(tensors[0], DTensor):
         # faster than a norm; finite gradients overflow a sum beyond 3e38, a sum of squares beyond 1e19
         return not math.isfinite(sum(tensor.sum(dtype=torch.float32).item() for tensor in tensors))
     return ~largest(tensors).isfinite()

@@ -20,7 +20,7 @@ def plot(traces: Traces) -> Figure:
     figure = Figure(figsize=(10, 0.9 + 3.4 * len(shown)), layout="constrained")
     more = f"\n({len(traces) - MAX_ROWS} more states in gradient_flow.csv)" if len(traces) > MAX_ROWS else ""
     figure.suptitle(
-        "Norm of the gradient of the loss by the state at step t of a sequence:\n"
+        "Norm of the gradient of the loss with respect to the state at step t of a sequence:\n"
         f"low at the left, the gradient has vanished on its way back; high, it has exploded{more}",
         fontsize="medium",
     )
