@@ -8,7 +8,8 @@ from conftest import TEXT, server
 from torch import nn
 
 from rnnlab.nn.gradients import NonFiniteGradientGuard, largest, total_norm
-from rnnlab.nn.rnn import SimpleRNN, shard
+from rnnlab.nn.rnn import SimpleRNN
+from rnnlab.nn.sharding import shard
 
 FSDP = ("trainer=fsdp", "trainer.accelerator=cpu", "trainer.precision=32-true")
 SMALL = ("model=char", "data=text", f"data.path={TEXT}", "data.seq_len=16", "data.epoch_steps=6", "cell=lstm",
