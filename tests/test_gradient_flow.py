@@ -2,6 +2,7 @@
 
 import csv
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +19,6 @@ from rnnlab.nn.bptt import gradients_through_time, norm_per_step, recorded
 from rnnlab.nn.gradients import MAX_CONSECUTIVE_SKIPS, NonFiniteGradientGuard, any_non_finite
 from rnnlab.nn.min_rnn import MinGRU, MinLSTM
 from rnnlab.nn.rnn import SimpleRNN
-from rnnlab.nn.stack import Stack
 from rnnlab.training.callbacks.curves import Curves
 from rnnlab.training.callbacks.gradient_flow_figure import plot
 from rnnlab.utils.errors import UserError
@@ -65,33 +65,24 @@ def unrolled_network(net, x):
     """The network's output and the states of each layer and direction, from below, in the order of reading."""
     found = []
 
-    def read(cell, weights, x, backward):
-        hidden, cellular = unrolled(cell, weights, x.flip(1) if backward else x)
-        found.append((hidden, cellular))
-        return torch.stack(hidden, 1).flip(1) if backward else torch.stack(hidden, 1)
+    def forward(cell, x, state=None):
+        layers = cell.all_weights if isinstance(cell, nn.RNNBase) else [list(cell.parameters())]
+        outs = []
+        for number, weights in enumerate(layers):
+            backward = getattr(cell, "bidirectional", False) and number % 2
+            found.append(unrolled(cell, weights, x.flip(1) if backward else x))
+            out = torch.stack(found[-1][0], 1)
+            outs.append(out.flip(1) if backward else out)
+            if backward or not getattr(cell, "bidirectional", False):
+                x, outs = torch.cat(outs, -1), []
+        return x, None
 
-    cell = net.cell
-    directions = 2 if cell.bidirectional else 1
-    if isinstance(cell, Stack):
-        y = cell.input_proj(x)
-        for layer, norm in enumerate(cell.norms):
-            below, outs = norm(y), []
-            for direction in range(directions):
-                part = cell.cells[layer * directions + direction]
-                weights = part.all_weights[0] if isinstance(part, nn.RNNBase) else list(part.parameters())
-                outs.append(read(part, weights, below, direction))
-            out = torch.cat(outs, -1)
-            y = y + out if cell.residual else out
-        y = cell.output_norm(y)
-    else:
-        y = x
-        for layer in range(cell.num_layers):
-            weights = cell.all_weights[layer * directions : (layer + 1) * directions]
-            y = torch.cat([read(cell, weights[direction], y, direction) for direction in range(directions)], -1)
-    net.cell, kept = nn.Identity(), cell
-    net.cell.forward = lambda *_: (y, None)
+    parts = [part for part in net.modules() if isinstance(part, nn.RNNBase | MinGRU | MinLSTM)]
+    for part in parts:
+        part.forward = partial(forward, part)
     out = net(x)[0]
-    net.cell = kept
+    for part in parts:
+        del part.forward
     return out, found
 
 
