@@ -110,7 +110,7 @@ class GradientFlow(pl.Callback):
                     found[f"recurrent/norm{name}"] = torch.linalg.matrix_norm(weights, ord=2)
             for state, gradient in gradients.items():
                 norms = norm_per_step(gradient, batch.lengths)
-                self._keep(f"{state}{suffix}", norms.cpu().numpy())
+                self._append_trace(f"{state}{suffix}", norms.cpu().numpy())
                 first, last = norms[0].clamp_min(SMALLEST), norms[-1].clamp_min(SMALLEST)
                 lost = (last.log10() - first.log10()) / max(1, len(norms) - 1)
                 of = "cell_" if state == "c" else ""
@@ -121,7 +121,7 @@ class GradientFlow(pl.Callback):
             scalars |= {f"{name}{suffix}": value for name, value in found.items()}
         return scalars
 
-    def _keep(self, name: str, norms: np.ndarray) -> None:
+    def _append_trace(self, name: str, norms: np.ndarray) -> None:
         trace = self.traces.setdefault(name, {})
         if any(len(earlier) != len(norms) for earlier in trace.values()):  # resumed with another sequence length
             trace.clear()
