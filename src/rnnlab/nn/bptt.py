@@ -25,19 +25,11 @@ Step = dict[str, Tensor]  # (batch, hidden) each: state `h`, for LSTM `c`, gates
 
 @dataclass
 class Layer:
-    """One recurrent layer in one direction and what it computed for a batch.
+    """One recurrent layer in one direction and what it computed for a batch."""
 
-    **Arguments:**
-
-    - `name`: `layer 1`, `layer 2 backward`, ...
-    - `steps`: states and activations, in the order in which the layer reads.
-    - `recurrent`: the recurrent weights of each gate, (hidden, hidden); under an empty name for a cell without gates.
-    - `relu`: whether the units are ReLUs.
-    """
-
-    name: str
-    steps: list[Step]
-    recurrent: dict[str, Tensor]
+    name: str  # `layer 1`, `layer 2 backward`, ...
+    steps: list[Step]  # in the order in which the layer reads
+    recurrent: dict[str, Tensor]  # recurrent weights of each gate, (hidden, hidden); without gates under an empty name
     relu: bool
 
     def saturation(self, lengths: list[int] | None = None) -> dict[str, Tensor]:

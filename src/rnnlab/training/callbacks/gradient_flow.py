@@ -110,7 +110,10 @@ class GradientFlow(pl.Callback):
                     found[f"recurrent/norm{name}"] = torch.linalg.matrix_norm(weights, ord=2)
             for state, gradient in gradients.items():
                 norms = norm_per_step(gradient, batch.lengths)
-                self._append_trace(f"{state}{suffix}", norms.cpu().numpy())
+                trace = self.traces.setdefault(f"{state}{suffix}", {})
+                if any(len(earlier) != len(norms) for earlier in trace.values()):  # resumed with another seq_len
+                    trace.clear()
+                trace[self.last_probe] = norms.cpu().numpy()
                 first, last = norms[0].clamp_min(SMALLEST), norms[-1].clamp_min(SMALLEST)
                 lost = (last.log10() - first.log10()) / max(1, len(norms) - 1)
                 of = "cell_" if state == "c" else ""
@@ -120,12 +123,6 @@ class GradientFlow(pl.Callback):
                 }
             scalars |= {f"{name}{suffix}": value for name, value in found.items()}
         return scalars
-
-    def _append_trace(self, name: str, norms: np.ndarray) -> None:
-        trace = self.traces.setdefault(name, {})
-        if any(len(earlier) != len(norms) for earlier in trace.values()):  # resumed with another sequence length
-            trace.clear()
-        trace[self.last_probe] = norms
 
     def _save_figure(self, trainer: pl.Trainer) -> None:
         if self.traces and trainer.is_global_zero:
