@@ -300,7 +300,7 @@ def test_every_task_can_be_watched(overrides, script):
 
 def test_pictures_of_what_is_not_finite():
     norms = torch.tensor([1.0, float("inf"), float("nan"), 0.0], dtype=torch.float64).numpy()
-    figure = plot({"h": {0: norms, 1: norms}, "c backward": {0: norms[1:3]}})
+    figure = plot({"h": ([0, 1], np.stack((norms, norms))), "c backward": ([0], norms[None, 1:3])})
     FigureCanvasAgg(figure).draw()
 
 

@@ -41,13 +41,13 @@ class GradientFlow(pl.Callback):
         self.drawing = Sparingly(1 / 50, 0.5)
 
     def state_dict(self) -> dict[str, Any]:
-        traces = {name: (list(trace), torch.tensor(np.stack([*trace.values()]))) for name, trace in self.traces.items()}
+        traces = {name: (steps, torch.from_numpy(norms)) for name, (steps, norms) in self.traces.items()}
         return {"last_probe": self.last_probe, "traces": traces}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.last_probe = state_dict["last_probe"]
         for name, (steps, norms) in state_dict["traces"].items():
-            self.traces[name] = dict(zip(steps, norms.numpy(), strict=True))
+            self.traces[name] = list(steps), norms.numpy()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.last_probe < 0:
@@ -110,10 +110,7 @@ class GradientFlow(pl.Callback):
                     found[f"recurrent/norm{name}"] = torch.linalg.matrix_norm(weights, ord=2)
             for state, gradient in gradients.items():
                 norms = norm_per_step(gradient, batch.lengths)
-                trace = self.traces.setdefault(f"{state}{suffix}", {})
-                if any(len(earlier) != len(norms) for earlier in trace.values()):  # resumed with another seq_len
-                    trace.clear()
-                trace[self.last_probe] = norms.cpu().numpy()
+                self._append(f"{state}{suffix}", norms.cpu().numpy())
                 first, last = norms[0].clamp_min(SMALLEST), norms[-1].clamp_min(SMALLEST)
                 lost = (last.log10() - first.log10()) / max(1, len(norms) - 1)
                 of = "cell_" if state == "c" else ""
@@ -123,6 +120,13 @@ class GradientFlow(pl.Callback):
                 }
             scalars |= {f"{name}{suffix}": value for name, value in found.items()}
         return scalars
+
+    def _append(self, name: str, norms: np.ndarray) -> None:
+        """Keeps norms in one block for each state: small arrays between a batch's large tensors fragment the heap."""
+        steps, block = self.traces.get(name, ([], norms[None][:0]))
+        if block.shape[1] != len(norms):  # resumed with another seq_len
+            steps, block = [], norms[None][:0]
+        self.traces[name] = [*steps, self.last_probe], np.vstack((block, norms))
 
     def _save_figure(self, trainer: pl.Trainer) -> None:
         if self.traces and trainer.is_global_zero:
@@ -135,6 +139,6 @@ class GradientFlow(pl.Callback):
             with path.open("w", encoding="utf-8", newline="") as file:
                 table = csv.writer(file)
                 table.writerow(("state", "optimizer_step", "t", "norm"))
-                for name, trace in self.traces.items():
-                    for step, norms in trace.items():
+                for name, (steps, block) in self.traces.items():
+                    for step, norms in zip(steps, block, strict=True):
                         table.writerows((name, step, t, norm) for t, norm in enumerate(norms.tolist(), 1))

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-Traces = dict[str, dict[int, np.ndarray]]  # state and layer -> optimizer step -> norms, (time,)
+Traces = dict[str, tuple[list[int], np.ndarray]]  # state and layer -> optimizer steps, norms (probes, time)
 
 SMALLEST = 1e-300  # what smaller norms are drawn as
 MAX_DECADES = 25  # powers of ten below the largest norm, unless all norms of an optimizer step are smaller
@@ -24,10 +24,12 @@ def plot(traces: Traces) -> Figure:
         f"low at the left, the gradient has vanished on its way back; high, it has exploded{more}",
         fontsize="medium",
     )
-    for (name, trace), (lines, heat_map) in zip(shown, figure.subplots(len(shown), 2, squeeze=False), strict=True):
+    for (name, (probes, norms)), (lines, heat_map) in zip(
+        shown, figure.subplots(len(shown), 2, squeeze=False), strict=True
+    ):
         state, _, layer = name.partition(" ")
-        steps = np.array([*trace])
-        levels = np.ma.masked_invalid(np.log10(np.clip(np.stack([*trace.values()]), SMALLEST, None)))
+        steps = np.array(probes)
+        levels = np.ma.masked_invalid(np.log10(np.clip(norms, SMALLEST, None)))
         limits = _limits(levels)
         time_label = f"step t{', counted from the end of the sequence' if 'backward' in layer else ' of the sequence'}"
         label = rf"$\log_{{10}} \Vert \partial L / \partial {state}_t \Vert$"
