@@ -185,7 +185,7 @@ def test_scores_are_those_of_their_definitions():
     for name, value in expected.items():
         assert scores[name] == pytest.approx(value, rel=1e-5), name
     assert scores["y1/mae"] == pytest.approx(np.abs(error[..., 1]).mean(), rel=1e-5)
-    for found, errors in zip(by_step, (np.abs(error), np.abs(error) / unit), strict=True):  # MAE, MASE
+    for found, errors in zip(by_step.values(), (np.abs(error), np.abs(error) / unit), strict=True):  # MAE, MASE
         np.testing.assert_allclose(found, errors.mean(0), rtol=1e-5)
 
 
@@ -384,7 +384,7 @@ def test_steps_of_another_kind_are_told(script, trained, tmp_path):
     frame["month"] = pd.date_range("2020-01-01", periods=120).tolist() * 2
     frame.to_csv(tmp_path / "daily.csv", index=False)
     done = script("forecast", f"ckpt={trained}", "data.path=daily.csv")
-    assert "The steps of the times are D, the checkpoint was trained for MS." in done.stdout
+    assert "The frequency of the times is D, the checkpoint was trained with MS." in done.stdout
 
 
 def test_covariates_that_a_new_file_lacks(script, tmp_path):
@@ -406,9 +406,7 @@ def test_what_forecast_refuses(script, trained, tmp_path):
 
     frame = pd.read_csv(SERIES)
     frame.groupby("shop").head(20).to_csv(tmp_path / "short.csv", index=False)
-    assert "Series north has 20 steps; a forecast looks back data.context=24" in message(
-        f"ckpt={trained}", "data.path=short.csv"
-    )
+    assert "Series north has 20 steps, fewer than data.context=24" in message(f"ckpt={trained}", "data.path=short.csv")
     assert "out=none/out.csv cannot be written" in message(f"ckpt={trained}", "out=none/out.csv")
     assert "plot=plot.xyz cannot be written" in message(f"ckpt={trained}", "plot=plot.xyz")
     assert "ckpt is needed" in message()
@@ -416,15 +414,15 @@ def test_what_forecast_refuses(script, trained, tmp_path):
         assert f"{key}={SERIES} would replace data.path" in message(f"ckpt={trained}", f"{key}={SERIES}")
         assert "would replace ckpt" in message(f"ckpt={trained}", f"{key}={trained}")
     assert "backtest=maybe must be true or false" in message(f"ckpt={trained}", "backtest=maybe")
-    assert "data.season is 1, the checkpoint was trained for 12" in message(f"ckpt={trained}", "data.season=1")
+    assert "data.season is 1, the checkpoint was trained with 12" in message(f"ckpt={trained}", "data.season=1")
     assert "data.tset: no setting of the checkpoint's data" in message(f"ckpt={trained}", "data.tset=3")
-    assert "data.horizon is 3, the checkpoint was trained for 6" in message(f"ckpt={trained}", "data.horizon=3")
+    assert "data.horizon is 3, the checkpoint was trained with 6" in message(f"ckpt={trained}", "data.horizon=3")
     fewer = ("data.covariates=[visitors]", "hydra.run.dir=evaluation")
-    assert "What is known beside the targets is visitors, the checkpoint was trained for nothing" in message(
+    assert "The list of covariates is ['visitors'], the checkpoint was trained with []" in message(
         f"ckpt={trained}", *fewer, name="evaluate"
     )
     hello = script("train", "debug=fast", "callbacks=none", "logger=none").folder / "checkpoints" / "best.ckpt"
-    assert "holds a CharModel; forecasts come from a run of model=forecaster" in message(f"ckpt={hello}")
+    assert "holds a CharModel; forecasts need a run of model=forecaster" in message(f"ckpt={hello}")
 
 
 def test_a_sine_without_noise_is_forecast_to_a_hundredth(script):

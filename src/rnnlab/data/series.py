@@ -3,8 +3,9 @@
 from importlib.util import find_spec
 from typing import Any
 
+from rnnlab.data.forecasting import ForecastData
 from rnnlab.data.tables import import_pandas, read_panel
-from rnnlab.data.windows import ForecastData, Panel
+from rnnlab.data.windows import Panel
 from rnnlab.utils.errors import require
 from rnnlab.utils.files import locate
 

@@ -37,50 +37,50 @@ class MeanLoss(Metric):
         return (self.total - self.excess) / self.count
 
 
-class ForecastScores(MeanLoss):
-    """Means over all forecasts of a part, their steps and targets.
+class ForecastScores(Metric):
+    """Forecast metrics, means over all forecasts, steps and targets of a split; the point forecast is the median.
 
-    - `mae`, `rmse`: mean absolute error, root of the mean squared error.
+    - `mae`, `rmse`: mean absolute error, root mean squared error.
     - `smape`: 200 |e| / (|y| + |forecast|), in per cent; 0 where both are 0.
-    - `mase`: the absolute error in units of the seasonal-naive forecast's before that part (Hyndman & Koehler
-      2006); series that repeat themselves exactly there have no such unit and are left out.
-    - `mae_first_step`: the mean absolute error one step ahead.
-    - `pinball`, `coverage`: the mean pinball loss of the quantiles (Koenker & Bassett 1978), and the share of truths
-      from the lowest to the highest quantile.
-
-    The point forecast is the median.
+    - `mase`: absolute error divided by the in-sample MAE of the seasonal-naive forecast (Hyndman & Koehler 2006);
+      series on which that makes no errors are left out.
+    - `mae_first_step`: mean absolute error one step ahead.
+    - `pinball`, `coverage`: mean pinball loss of the quantiles (Koenker & Bassett 1978), and the share of targets
+      between the lowest and the highest.
 
     **Arguments:**
 
     - `horizon`: steps of a forecast.
-    - `targets`: names of what is forecast; of several, each has scores of its own, too.
-    - `quantiles`: that are forecast, 0.5 among them; empty for a point forecast.
-    - `suffix`: of the names.
+    - `targets`: their names; several have metrics of their own, too.
+    - `quantiles`: their levels, 0.5 among them; empty for a point forecast.
+    - `suffix`: of the metrics' names.
     """
 
-    by_step: Tensor | None = (
-        None  # (2, horizon, targets): mae and mase, as `compute` found them; None if there was nothing
-    )
+    sums: Tensor  # (terms, horizon, targets)
+    by_step: dict[str, Tensor]  # mae and mase of each step and target, (horizon, targets), by the last `compute`
 
     def __init__(self, horizon: int, targets: tuple[str, ...], quantiles: tuple[float, ...], suffix: str = ""):
-        super().__init__(8, horizon, len(targets))
+        super().__init__()
+        zeros = torch.zeros(8, horizon, len(targets), dtype=torch.float64)
+        self.add_state("sums", zeros, dist_reduce_fx="sum")
         self.targets = targets
         self.quantiles = quantiles
         self.suffix = suffix
+        self.by_step = {}
 
-    def update(self, forecast: Tensor, y: Tensor, mase_scale: Tensor) -> None:  # type: ignore[override]
+    def update(self, forecast: Tensor, y: Tensor, mase_scale: Tensor) -> None:
         """Add a batch.
 
         **Arguments:**
 
-        - `forecast`: (batch, horizon, targets, quantiles); a single last value is a point forecast.
-        - `y`: (batch, horizon, targets), not a number where it is not known.
-        - `mase_scale`: (batch, 1, targets) what the seasonal-naive forecast misses by before this part.
+        - `forecast`: (batch, horizon, targets, quantiles), or (batch, horizon, targets, 1) of a point forecast.
+        - `y`: (batch, horizon, targets), nan where it is unknown.
+        - `mase_scale`: (batch, 1, targets) in-sample MAE of the seasonal-naive forecast.
         """
         known = ~y.isnan()
-        error = y - forecast[..., median(self.quantiles) if forecast.shape[-1] > 1 else 0]
+        error = y - forecast[..., median_index(self.quantiles) if forecast.shape[-1] > 1 else 0]
         size = y.abs() + (y - error).abs()
-        rows = [
+        terms = [
             known,
             error.abs(),
             error.square(),
@@ -89,39 +89,35 @@ class ForecastScores(MeanLoss):
             (mase_scale > 0).expand_as(y),
         ]
         if self.quantiles:
-            rows.append(pinball(forecast, y, forecast.new_tensor(self.quantiles)).mean(-1))
-            rows.append((forecast.amin(-1) <= y) & (y <= forecast.amax(-1)))
-        sums = torch.zeros_like(self.total)
-        for number, row in enumerate(rows):
-            sums[number] = row.where(known, 0).sum(0)
-        super().update(sums, len(y))
+            terms.append(pinball(forecast, y, forecast.new_tensor(self.quantiles)).mean(-1))
+            terms.append((forecast.amin(-1) <= y) & (y <= forecast.amax(-1)))
+        self.sums[: len(terms)] += torch.stack([term.where(known, 0).double().sum(0) for term in terms])
 
-    def compute(self) -> dict[str, float]:  # type: ignore[override]
-        sums = self.total - self.excess  # (rows, horizon, targets)
-        self.by_step = torch.stack((sums[1] / sums[0], sums[4] / sums[5])) if self.count else None
-        if self.by_step is None:
+    def compute(self) -> dict[str, float]:
+        if not self.sums.any():
             return {}
-        scores = self._scores(sums, "")
+        number, absolute, _, _, scaled, scaled_number, _, _ = self.sums
+        self.by_step = {"mae": absolute / number, "mase": scaled / scaled_number}
+        scores = self._scores(self.sums, "")
         if len(self.targets) > 1:
             for number, name in enumerate(self.targets):
-                scores |= self._scores(sums[..., number : number + 1], f"{name}/")
+                scores |= self._scores(self.sums[..., number : number + 1], f"{name}/")
         return scores
 
     def _scores(self, sums: Tensor, prefix: str) -> dict[str, float]:
-        known, absolute, squared, symmetric, scaled, counted, lost, covered = sums.double().sum((1, 2)).tolist()
-        known = known or float("nan")
+        number, absolute, squared, symmetric, scaled, scaled_number, pinball, covered = sums.sum((1, 2))
         scores = {
-            "mae": absolute / known,
-            "rmse": (squared / known) ** 0.5,
-            "smape": symmetric / known,
-            "mase": scaled / counted if counted else float("nan"),
-            "mae_first_step": (sums[1, 0].sum() / sums[0, 0].sum()).item(),
+            "mae": absolute / number,
+            "rmse": (squared / number).sqrt(),
+            "smape": symmetric / number,
+            "mase": scaled / scaled_number,
+            "mae_first_step": sums[1, 0].sum() / sums[0, 0].sum(),
         }
         if self.quantiles:
-            scores["pinball"] = lost / known
-        if len(self.quantiles) > 1 and not self.suffix:  # a point has no width
-            scores["coverage"] = covered / known
-        return {f"{prefix}{name}{self.suffix}": score for name, score in scores.items()}
+            scores["pinball"] = pinball / number
+        if len(self.quantiles) > 1 and not self.suffix:  # a naive forecast has no interval
+            scores["coverage"] = covered / number
+        return {f"{prefix}{name}{self.suffix}": score.item() for name, score in scores.items()}
 
 
 def pinball(forecast: Tensor, y: Tensor, quantiles: Tensor) -> Tensor:
@@ -130,6 +126,6 @@ def pinball(forecast: Tensor, y: Tensor, quantiles: Tensor) -> Tensor:
     return torch.maximum(quantiles * error, (quantiles - 1) * error)
 
 
-def median(quantiles: tuple[float, ...]) -> int:
-    """The place of the median, which is the point forecast; 0 without quantiles."""
+def median_index(quantiles: tuple[float, ...]) -> int:
+    """The index of the median, which is the point forecast; 0 without quantiles."""
     return quantiles.index(0.5) if quantiles else 0

@@ -1,75 +1,81 @@
 """Pictures of forecasts and classes."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.dates import ConciseDateFormatter
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from rnnlab.tasks.metrics import median
+from rnnlab.data.windows import Windows
+from rnnlab.tasks.metrics import median_index
 from rnnlab.utils.errors import printable
 
-UNITS = {  # pandas' names of steps, in words
-    "h": "hours", "D": "days", "B": "business days", "W": "weeks", "MS": "months", "ME": "months", "QS": "quarters",
-    "QE": "quarters", "YS": "years", "YE": "years",
-}  # fmt: skip
-LEGIBLE = 20  # classes, up to which counts can be read
+MAX_CHARTS = 4
+MAX_FORECASTS = 8  # in a chart
+MAX_COUNTED = 20  # classes, up to which counts are legible
 
 
-@dataclass
-class Forecast:
-    """One series of one target and what was forecast of it, for a chart.
+def draw_forecasts(windows: Windows, forecast: Callable[[Tensor], Tensor], quantiles: tuple[float, ...]) -> Figure:
+    """Forecasts with their intervals over the true series: of the first series, or the targets of the first one.
 
     **Arguments:**
 
-    - `title`, `target`: names of the series, if there are several, and of what is forecast.
-    - `times`, `truth`: (steps,) what is known.
-    - `ahead`, `values`: (forecasts, horizon) times, and (forecasts, horizon, quantiles) values.
+    - `windows`: those to choose from: the last ones of a series that do not overlap.
+    - `forecast`: (batch, context, channels) -> (batch, horizon, targets, quantiles).
+    - `quantiles`: their levels; empty for a point forecast.
     """
-
-    title: str
-    target: str
-    times: np.ndarray
-    truth: Tensor
-    ahead: np.ndarray
-    values: Tensor
-
-
-def draw_forecasts(charts: Sequence[Forecast], quantiles: tuple[float, ...], freq: str | None) -> Figure:
-    """Forecasts with their intervals over the truth, a chart below another.
-
-    **Arguments:**
-
-    - `charts`: one or more.
-    - `quantiles`: of the forecasts; the lowest and the highest bound the interval. Empty for a point forecast.
-    - `freq`: the step of the times, as pandas writes it.
-    """
+    panel = windows.panel
+    series = panel.series_of(windows.origins)
+    charts = [(number, 0) for number in series.unique().tolist()]
+    if len(panel.targets) > 1:
+        charts = [(charts[0][0], target) for target in range(len(panel.targets))]
+    charts = charts[:MAX_CHARTS]
     figure = Figure(figsize=(9.5, 1.2 + 2.6 * len(charts)), layout="constrained")
-    look: dict[str, Any] = {"color": "tab:orange"}
-    for axes, chart in zip(figure.subplots(len(charts), squeeze=False)[:, 0], charts, strict=True):
-        axes.plot(chart.times, chart.truth, color="black", linewidth=1.2, label="truth")
-        for times, values in zip(chart.ahead, chart.values, strict=True):
-            middle = values[:, median(quantiles)]
-            (line,) = axes.plot(times, middle, linewidth=1.5, marker="." if len(times) < 20 else None, **look)
-            band = axes.fill_between(times, values[:, 0], values[:, -1], alpha=0.25, linewidth=0, **look)
-            axes.axvline(times[0], color="gray", linewidth=0.5, linestyle=":")
-        line.set_label(f"forecast, {len(times)} steps from each dotted line")
-        if len(quantiles) > 1:
-            band.set_label(f"{quantiles[-1] - quantiles[0]:.0%} interval")
-        axes.set_title(_short(chart.title), loc="right", fontsize="small", parse_math=False)
-        axes.set_ylabel(_short(chart.target), parse_math=False)
-        _time_axis(axes, chart.times, freq)
+    for axes, (number, target) in zip(figure.subplots(len(charts), squeeze=False)[:, 0], charts, strict=True):
+        origins = _last_without_overlap(windows.origins[series == number].tolist(), len(windows.future))
+        values = forecast(windows.inputs(origins))[:, :, target].cpu()
+        rows = torch.arange(int(origins[0]) - len(windows.past), int(panel.end[number]))
+        rows = rows[rows < origins[-1] + len(windows.future)]
+        axes.plot(panel.times[rows], panel.targets_at(rows)[:, target], color="black", linewidth=1.2, label="truth")
+        _draw_intervals(axes, panel.times[origins[:, None] + windows.future], values, quantiles)
+        if len(panel.names) > 1:
+            axes.set_title(_short(f"series {panel.names[number]}"), loc="right", fontsize="small", parse_math=False)
+        axes.set_ylabel(_short(panel.targets[target]), parse_math=False)
+        axes.set_xlabel("step")
+        if panel.times.dtype.kind == "M":
+            axes.set_xlabel("time")
+            axes.xaxis.set_major_formatter(ConciseDateFormatter(axes.xaxis.get_major_locator()))
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize="small")
         axes.grid(alpha=0.3)
     return figure
 
 
-def draw_errors(errors: dict[str, np.ndarray], unit: str) -> Figure:
-    """The mean absolute error at each step of the horizon, a line for each forecaster."""
+def _last_without_overlap(origins: list[int], horizon: int) -> Tensor:
+    chosen = [origins[-1]]
+    for origin in reversed(origins):
+        if chosen[-1] - origin >= horizon:
+            chosen.append(origin)
+    return torch.tensor(chosen[:MAX_FORECASTS][::-1])
+
+
+def _draw_intervals(axes: Axes, times: np.ndarray, values: Tensor, quantiles: tuple[float, ...]) -> None:
+    """Forecasts (forecasts, horizon, quantiles) at times (forecasts, horizon)."""
+    color, horizon = "tab:orange", times.shape[1]
+    for steps, forecast in zip(times, values, strict=True):
+        median = forecast[:, median_index(quantiles)]
+        (line,) = axes.plot(steps, median, linewidth=1.5, marker="." if horizon < 20 else None, color=color)
+        band = axes.fill_between(steps, forecast[:, 0], forecast[:, -1], alpha=0.25, linewidth=0, color=color)
+        axes.axvline(steps[0], color="gray", linewidth=0.5, linestyle=":")
+    line.set_label(f"forecast, {horizon} steps from each dotted line")
+    if len(quantiles) > 1:
+        band.set_label(f"{quantiles[-1] - quantiles[0]:.0%} interval")
+
+
+def draw_errors(errors: dict[str, Tensor], unit: str) -> Figure:
+    """The mean error at each step of the horizon, (horizon,), a line for each forecaster."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for (name, values), color in zip(errors.items(), ("tab:orange", "tab:blue", "tab:gray"), strict=False):
@@ -81,13 +87,7 @@ def draw_errors(errors: dict[str, np.ndarray], unit: str) -> Figure:
 
 
 def draw_confusion(counts: Tensor, names: Sequence[str]) -> Figure:
-    """A square for each pair of true and predicted class, the darker the larger its share of the true class.
-
-    **Arguments:**
-
-    - `counts`: (classes, classes), true by predicted.
-    - `names`: of the classes.
-    """
+    """The confusion matrix, `counts` of (true class, predicted class), coloured by the share of the true class."""
     size = len(names)
     shares = (counts / counts.sum(1, keepdim=True).clamp_min(1)).numpy()
     side = min(9.0, 3.2 + 0.35 * size)
@@ -100,7 +100,7 @@ def draw_confusion(counts: Tensor, names: Sequence[str]) -> Figure:
     axes.set_xticks(shown, [names[k] for k in shown], rotation=90 if max(map(len, names)) > 2 else 0, parse_math=False)
     axes.set_yticks(shown, [names[k] for k in shown], parse_math=False)
     axes.set(xlabel="predicted", ylabel="true")
-    if size <= LEGIBLE:
+    if size <= MAX_COUNTED:
         for row, column in np.ndindex(size, size):
             if number := int(counts[row, column]):
                 color = "white" if shares[row, column] > 0.5 else "black"
@@ -109,14 +109,4 @@ def draw_confusion(counts: Tensor, names: Sequence[str]) -> Figure:
 
 
 def _short(name: str) -> str:
-    """A name as there is room for it."""
     return printable(name if len(name) <= 40 else f"{name[:37]}...")
-
-
-def _time_axis(axes: Axes, times: np.ndarray, freq: str | None) -> None:
-    dated = times.dtype.kind == "M"
-    axes.set_xlabel(f"time ({UNITS.get(freq.split('-')[0], freq)})" if freq else "time" if dated else "step")
-    if dated:
-        locator = AutoDateLocator()
-        axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))

@@ -4,45 +4,45 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from rnnlab.data.spec import SequenceSpec
 from rnnlab.nn.rnn import SimpleRNN
 
-PATCH = 12  # steps that the cell reads at once, if the context can be divided so
+MAX_PATCH = 12  # steps
 
 
 def divisors(number: int) -> list[int]:
-    """Those of a number, from 1 to itself."""
-    return [part for part in range(1, number + 1) if number % part == 0]
+    """All divisors of a number, in order."""
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
 
 
 class WindowRNN(nn.Module):
-    """Reads a window and gives all steps of the horizon at once, from the last state.
+    """Reads a window in patches and forecasts all steps of the horizon at once, from the last hidden state.
 
-    A linear map of each target's window is added, the same for all targets: what is linear needs no recurrence, which
-    learns the rest (Lai et al. 2018). Both begin at zero.
+    A linear map of each target's window, the same for all targets, is added (Lai et al. 2018). It and the read-out
+    start at zero.
 
     **Arguments:**
 
     - `cell`: config of the recurrent cell.
-    - `channels`, `targets`: features of a step, of which the first are what is forecast.
-    - `context`, `horizon`: steps of the window, and of the forecast.
-    - `patch`: steps of the window that make one step of the recurrence (Nie et al. 2023).
+    - `spec`: of the data.
+    - `patch`: steps that the cell reads at once (Nie et al. 2023); `None`: the largest divisor of the context up to 12.
     - `outputs`: values for each step and target.
     """
 
-    def __init__(
-        self, cell: dict[str, Any], channels: int, targets: int, context: int, horizon: int, patch: int, outputs: int
-    ):
+    def __init__(self, cell: dict[str, Any], spec: SequenceSpec, patch: int | None, outputs: int):
         super().__init__()
+        context, horizon, targets = spec.seq_len, spec.horizon, len(spec.targets)
+        patch = patch or max(size for size in divisors(context) if size <= MAX_PATCH)
         self.patches = context // patch
         self.shape = (horizon, targets, outputs)
-        self.rnn = SimpleRNN(cell, patch * channels, horizon * targets * outputs)
+        self.rnn = SimpleRNN(cell, patch * spec.input_size, horizon * targets * outputs)
         self.skip = nn.Linear(context, horizon * outputs, bias=False)
         nn.init.zeros_(self.skip.weight)
         nn.init.zeros_(self.rnn.head.weight)
         nn.init.zeros_(self.rnn.head.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """(batch, context, channels) -> (batch, horizon, targets, outputs), and no state: each window stands alone."""
+        """(batch, context, channels) -> (batch, horizon, targets, outputs), and no state."""
         horizon, targets, outputs = self.shape
         x = x.to(self.skip.weight.dtype)
         out = self.rnn(x.reshape(len(x), self.patches, -1))[0].view(-1, *self.shape)
