@@ -1,18 +1,17 @@
 """Forecasts of a trained model: the steps after the end of each series, or those of the test split."""
 
 import warnings
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from rich.table import Table
 
 from rnnlab.config.validate import check_parts
 from rnnlab.data.forecasting import ForecastData
 from rnnlab.data.windows import Windows
 from rnnlab.tasks.forecaster import Forecaster
+from rnnlab.tasks.plots import draw_forecasts
 from rnnlab.training import checkpoint
 from rnnlab.training.devices import use_tf32
 from rnnlab.utils.console import tell
@@ -33,10 +32,11 @@ def forecast(cfg: DictConfig, literal: dict[str, str]) -> None:
 
     **Raises:** `UserError` for a checkpoint of another task, data that do not fit it, and files that cannot be written.
     """
-    settings: Any = SimpleNamespace(**{**OmegaConf.to_container(cfg), **literal})  # type: ignore[dict-item]
-    data = {**settings.data, **({"path": literal["data.path"]} if "data.path" in literal else {})}
-    check_parts(OmegaConf.create({"data": data, "device": settings.device, "backtest": settings.backtest}))
-    ckpt, device = settings.ckpt, settings.device
+    settings: dict[str, Any] = {**OmegaConf.to_container(cfg), **literal}  # type: ignore[dict-item]
+    data, device, backtest, ckpt = (settings[key] for key in ("data", "device", "backtest", "ckpt"))
+    if "data.path" in literal:
+        data["path"] = literal["data.path"]
+    check_parts(OmegaConf.create({"data": data, "device": device, "backtest": backtest}))
     require(ckpt != "???", "ckpt is needed: give ckpt=PATH. --help shows examples.")
     require(device == "cpu" or torch.cuda.is_available(), f"device={device}: torch finds no GPU. Use cpu.")
     use_tf32(False)
@@ -45,23 +45,21 @@ def forecast(cfg: DictConfig, literal: dict[str, str]) -> None:
         raise UserError(f"ckpt={ckpt} holds a {type(model).__name__}; forecasts need a run of model=forecaster.")
     for key in ("out", "plot"):
         path = getattr(datamodule, "path", None)
-        require_other_file(key, getattr(settings, key), ckpt=ckpt, **{"data.path": path and str(path)})
+        require_other_file(key, settings[key], ckpt=ckpt, **{"data.path": path and str(path)})
     model = model.to(device).eval()
-    windows = _test_windows(datamodule) if settings.backtest else datamodule.latest_windows()
-    batches = windows.origins.split(BATCH_SIZE)
-    values = torch.cat([model.forecast(windows.inputs(origins).to(device)).cpu() for origins in batches])
-    table = _table(windows, values, model.quantiles, settings.backtest)
+    windows = _test_windows(datamodule) if backtest else datamodule.latest_windows()
+    table = _table(windows, model, backtest)
     try:
-        if settings.out is not None:
-            key = "out"
-            table.to_csv(settings.out, index=False, float_format="%.7g")
-        if settings.plot is not None:
-            key = "plot"
+        if settings[key := "out"] is not None:
+            table.to_csv(settings[key], index=False, float_format="%.7g")
+        if settings[key := "plot"] is not None:
             with warnings.catch_warnings(action="ignore"):  # letters that no font has
-                model.draw_forecasts(windows).savefig(settings.plot, dpi=110)
+                draw_forecasts(windows, model).savefig(settings[key], dpi=110)
     except (OSError, ValueError) as error:
-        raise UserError(f"{key}={getattr(settings, key)} cannot be written: {error}") from error
-    tell(_printed(table))
+        raise UserError(f"{key}={settings[key]} cannot be written: {error}") from error
+    tell(table.head(PRINTED_ROWS).to_string(index=False, float_format="{:.7g}".format, na_rep=""))
+    if len(table) > PRINTED_ROWS:
+        tell(f"{len(table) - PRINTED_ROWS:,} more rows: out=FILE writes all.")
 
 
 def _test_windows(datamodule: ForecastData) -> Windows:
@@ -72,39 +70,25 @@ def _test_windows(datamodule: ForecastData) -> Windows:
     return splits.get("test") or splits["val"]
 
 
-def _table(windows: Windows, values: torch.Tensor, quantiles: tuple[float, ...], backtest: bool) -> Any:
-    """A DataFrame with a row for each step of each forecast."""
+def _table(windows: Windows, model: Forecaster, backtest: bool) -> Any:
+    """A DataFrame with a row for each step of each forecast, and with `backtest` the true values beside it."""
     import pandas as pd  # other commands start faster without it
 
-    panel, times = windows.panel, _as_text(windows.panel.times)
-    rows = windows.origins[:, None] + windows.future
+    panel, horizon = windows.panel, len(windows.future)
+    batches = windows.origins.split(BATCH_SIZE)
+    values = torch.cat([model.forecast(windows.inputs(origins).to(model.device)).cpu() for origins in batches])
+    rows = (windows.origins[:, None] + windows.future).flatten()
+    times = panel.times if panel.times.dtype.kind == "M" else panel.times.astype(str)
     columns: dict[str, Any] = {}
     if len(panel.names) > 1:
-        columns["series"] = np.array(panel.names)[panel.series_of(windows.origins)].repeat(rows.shape[1])
+        columns["series"] = np.array(panel.names)[panel.series_of(windows.origins)].repeat(horizon)
     if backtest:
-        columns["origin"] = times[windows.origins - 1].repeat(rows.shape[1])
-    columns["time"] = times[rows.flatten()]
-    levels = ["" if level == 0.5 else f"_{level:g}" for level in quantiles] or [""]
+        columns["origin"] = times[windows.origins - 1].repeat(horizon)
+    columns["time"] = times[rows]
+    levels = ["" if level == 0.5 else f"_{level:g}" for level in model.quantiles] or [""]
     for target, name in enumerate(panel.targets):
         for output, level in enumerate(levels):
             columns[f"{name}{level}"] = values[:, :, target, output].flatten().double()
         if backtest:
-            columns[f"{name}_true"] = panel.observed_at(rows.flatten())[:, target].double()
+            columns[f"{name}_true"] = panel.observed_at(rows)[:, target].double()
     return pd.DataFrame(columns)
-
-
-def _as_text(times: np.ndarray) -> np.ndarray:
-    """Times as text: dates without an hour where there are no hours."""
-    if times.dtype.kind != "M":
-        return times.astype(str)
-    rounded = (times.astype(f"datetime64[{unit}]") for unit in ("D", "s", "ms", "us", "ns"))
-    return np.datetime_as_string(next(coarse for coarse in rounded if (coarse == times).all()))
-
-
-def _printed(table: Any) -> Table:
-    more = len(table) - PRINTED_ROWS
-    printed = Table(*table.columns, caption=f"{more:,} more rows: out=FILE writes all" if more > 0 else None)
-    shown = table.head(PRINTED_ROWS).map(lambda cell: f"{cell:.7g}" if isinstance(cell, float) else cell)
-    for row in shown.replace("nan", "").itertuples(index=False):
-        printed.add_row(*row)
-    return printed

@@ -19,10 +19,9 @@ LOG_EXPONENT = 0.5  # logarithms are steadier than values that vary with a highe
 
 
 class ForecastData(SequenceData):
-    """Series whose last steps are the test split, those before them the validation split, the rest the training split.
+    """Series that are split by time: the last steps are the test split, those before them the validation split.
 
-    The windows of a split look back on the split before it. Scales are estimated on the training split. A subclass
-    defines `read`.
+    Windows look back on the split before theirs. Scales are estimated on the training split. A subclass defines `read`.
 
     **Arguments:** see `conf/data/series.yaml`.
 
@@ -61,10 +60,7 @@ class ForecastData(SequenceData):
 
     @cached_property
     def panel(self) -> Panel:
-        """The series, read once.
-
-        **Raises:** `UserError` if they do not fit `spec`, where a checkpoint gives it.
-        """
+        """The series, read once; they have to fit `spec` if a checkpoint gives it."""
         panel = self.read()
         if self.spec is not None:
             self._require_same(panel, self.spec)
@@ -90,29 +86,25 @@ class ForecastData(SequenceData):
         train_end = self._train_end(val)
         origins = self._origins("train", panel.first + self.context, train_end)
         if self.spec is None:
-            ranges = [rows for rows in zip(panel.first, train_end, strict=True) if rows[1] - rows[0] > self.context]
-            self.spec = self._make_spec([panel.values[first:end].double() for first, end in ranges])
+            train = [panel.values[first:end].double() for first, end in zip(panel.first, train_end, strict=True)]
+            self.spec = self._make_spec([steps for steps in train if len(steps) > self.context])
         self.standardise()
         splits: dict[Split, Dataset] = {"train": Windows(panel, origins, *sizes, known_until=train_end)}
         if self.epoch_steps is None:  # few windows are soon learnt by heart
             self.epoch_steps = round(min(max(40 * math.sqrt(len(origins) / 300), 40), 100))
-        starts: dict[Split, tuple[np.ndarray, np.ndarray]] = {"val": (val, test), "test": (test, panel.end)}
-        for split, (start, end) in starts.items():
+        rows: dict[Split, tuple[np.ndarray, np.ndarray]] = {"val": (val, test), "test": (test, panel.end)}
+        for split, (start, end) in rows.items():
             if self.sizes[split]:
                 origins = self._origins(split, start, end - self.horizon + 1, self.stride)
-                mase_scale = self._mase_scale(start)
-                splits[split] = Windows(panel, origins, *sizes, season=self.season, mase_scale=mase_scale)
+                splits[split] = Windows(panel, origins, *sizes, None, self.season, self._mase_scale(start))
         return splits
 
     def latest_windows(self) -> Windows:
-        """The window at the end of each series, the steps after which are unknown.
-
-        **Raises:** `UserError` if a series is shorter than a window, or ends without its future covariates.
-        """
+        """The window at the end of each series, to forecast what is not known yet."""
         panel = self.panel
         for number, length in enumerate(panel.end - panel.first):
-            enough = length >= self.context
-            require(enough, f"{self._name(number)} has {length:,} steps, fewer than data.context={self.context:,}.")
+            message = f"{self._name(number)} has {length:,} steps, fewer than data.context={self.context:,}."
+            require(length >= self.context, message)
         self.standardise()
         windows = Windows(panel, panel.end, self.context, self.horizon)
         for number, x in enumerate(windows.inputs(windows.origins)):
@@ -130,16 +122,17 @@ class ForecastData(SequenceData):
         """The first rows of the validation and of the test split, (series,) each."""
         panel = self.panel
         lengths = panel.end - panel.first
-        val, test = (size * lengths if size < 1 else size + 0 * lengths for size in self.sizes.values())
-        val, test = val.astype(int), test.astype(int)
-        needed = {"train": max(self.context + self.horizon, self.season + 1)}
-        needed |= {split: self.horizon for split, size in self.sizes.items() if size}
+        val, test = (np.where(size < 1, size * lengths, size).astype(int) for size in self.sizes.values())
         short = int(lengths.argmin())
-        for split, steps in {"train": lengths - val - test, "val": val, "test": test}.items():
+        for split, steps, needed in (
+            ("train", lengths - val - test, max(self.context + self.horizon, self.season + 1)),
+            ("val", val, self.horizon if self.sizes["val"] else 0),
+            ("test", test, self.horizon if self.sizes["test"] else 0),
+        ):
             require(
-                steps[short] >= needed.get(split, 0),
+                steps[short] >= needed,
                 f"{self._name(short)} has {lengths[short]:,} steps. The {split} split gets {steps[short]:,} and needs "
-                f"{needed.get(split)}: use a longer series, or less data.context, horizon, season, val or test.",
+                f"{needed:,}: use a longer series, or less data.context, horizon, season, val or test.",
             )
         return panel.end - test - val, panel.end - test
 
@@ -231,11 +224,11 @@ def _spread_exponent(steps: Tensor, season: int) -> Tensor:
     """
     size = season if season > 1 else 12
     blocks = steps[len(steps) % size :].unflatten(0, (-1, size))
-    slopes = []
-    for values in blocks.unbind(-1):
-        level, spread = values.mean(1), values.std(1)
-        level, spread = level[spread > 0].log(), spread[spread > 0].log()
+    slopes = torch.zeros(steps.shape[1])
+    for column, values in enumerate(blocks.unbind(-1)):
+        varies = values.std(1) > 0
+        level, spread = values.mean(1)[varies].log(), values.std(1)[varies].log()
         level = level - level.mean()
-        enough = bool((steps > 0).all()) and len(level) >= 3 and bool(level.any())
-        slopes.append((level @ spread / level.square().sum()).item() if enough else 0.0)
-    return torch.tensor(slopes)
+        if len(level) >= 3 and level.any() and (steps > 0).all():
+            slopes[column] = level @ spread / level.square().sum()
+    return slopes

@@ -32,7 +32,7 @@ class WavesData(ForecastData):
         **split: Any,
     ):
         super().__init__(**split)
-        require(self.context >= 5, f"data.context={self.context} is shorter than the shortest wave, 5 steps.")
+        require(self.context >= 5, f"data.context={self.context} is too short: the shortest wave has 5 steps.")
         self.num_series = num_series
         self.length = length
         self.num_waves = num_waves

@@ -18,8 +18,8 @@ class Panel:
     - `targets`, `covariates`: names of the columns.
     - `future_covariates`: names of the last columns, which are known in advance.
     - `names`: names of the series.
-    - `first`, `end`: (series,) the first row of each series, and the row after its last target. A horizon of further
-      rows follows, in which only future covariates have values.
+    - `first`, `end`: (series,) the first row, and the row after the last target. A horizon of rows follows, in which
+      only future covariates have values.
     - `times`: (rows,) datetimes or numbers; row numbers if there is no time column.
     - `freq`: step of `times`, as pandas writes it; `None` for numbers.
     - `filled`: (rows, targets) whether a missing value was filled in; `None` if none was.
@@ -57,11 +57,10 @@ class Panel:
 
 
 class Windows(Dataset):
-    """Windows of a panel, cut out when they are indexed.
+    """Windows of a panel, cut out when they are indexed with (batch,) integers.
 
-    Indexing with (batch,) integers gives a `Batch` of x, (batch, context, channels), and y, (batch, horizon, targets),
-    nan where it is unknown. The channels are all columns, then the future covariates again, `horizon` steps later: so
-    the last `horizon` steps of a window hold those of the steps to forecast.
+    x is (batch, context, channels), y is (batch, horizon, targets) with nan where it is unknown. The channels are all
+    columns, then the future covariates `horizon` steps later, so that a window holds those of the steps to forecast.
 
     **Arguments:**
 
@@ -69,8 +68,7 @@ class Windows(Dataset):
     - `origins`: (windows,) row of the first step to forecast.
     - `context`, `horizon`: steps before the origin, and from it on.
     - `known_until`: (series,) row from which on y is hidden, for windows at the end of the training split.
-    - `season`, `mase_scale`: steps of a season, and (series, targets) in-sample MAE of the seasonal-naive forecast. If
-      they are given, batches have a `Baseline`.
+    - `season`, `mase_scale`: for a `Baseline` in each batch; `mase_scale` is (series, targets).
     """
 
     def __init__(

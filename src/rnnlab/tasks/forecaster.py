@@ -13,7 +13,6 @@ from torchmetrics import Metric
 
 from rnnlab.data.batch import Batch
 from rnnlab.data.forecasting import ForecastData
-from rnnlab.data.windows import Windows
 from rnnlab.nn.rnn import SimpleRNN
 from rnnlab.tasks.base import Task
 from rnnlab.tasks.metrics import ForecastScores, median_index, pinball
@@ -178,31 +177,24 @@ class Forecaster(Task):
     def table(self, scores: dict[str, float]) -> RenderableType:
         """Metrics beside those of the naive forecasts, and a warning if the model is not better."""
         naive = [name for name in NAIVE if any(score.endswith(name) for score in scores)]
-        table = Table("score", "model", *(name.replace("_", " ") for name in naive))
-        warnings = []
-        for name, score in scores.items():
-            if name.endswith(NAIVE):
-                continue
-            others = {other: scores.get(f"{name}_{other}") for other in naive}
-            table.add_row(name, *("" if value is None else f"{value:.6g}" for value in (score, *others.values())))
-            for other, value in others.items():
-                if name.endswith("/mae") and value is not None and not score < value:
+        table, warnings = Table("score", "model", *(name.replace("_", " ") for name in naive)), []
+        for name in (name for name in scores if not name.endswith(NAIVE)):
+            row = [scores.get(key) for key in (name, *(f"{name}_{other}" for other in naive))]
+            table.add_row(name, *("" if value is None else f"{value:.6g}" for value in row))
+            for other, value in zip(naive, row[1:], strict=True):
+                if name.endswith("/mae") and value is not None and not scores[name] < value:
                     warnings.append(
-                        f"The model does not beat the {other.replace('_', '-')} forecast: {name} {score:.4g} against "
-                        f"{value:.4g}. Use that one, or try a longer data.context or more training."
+                        f"The model does not beat the {other.replace('_', '-')} forecast: {name} {scores[name]:.4g} "
+                        f"against {value:.4g}. Use that one, or try a longer data.context or more training."
                     )
         return Group(table, *warnings)
-
-    def draw_forecasts(self, windows: Windows) -> Figure:
-        """See `plots.draw_forecasts`."""
-        return draw_forecasts(windows, lambda x: self.forecast(x.to(self.device)), self.quantiles)
 
     def figures(self, datamodule: ForecastData, split: Any) -> dict[str, Figure]:  # type: ignore[override]
         """Forecasts over the true series, and the error at each step of the horizon."""
         if split not in datamodule.splits:  # debug=overfit validates without it
             return {}
         windows: Any = datamodule.splits[split]
-        figures = {f"{split}_forecast": self.draw_forecasts(windows)}
+        figures = {f"{split}_forecast": draw_forecasts(windows, self)}
         single = len(windows.panel.names) == len(windows.panel.targets) == 1
         errors = {
             name.replace("_", " "): metric.by_step["mae" if single else "mase"].mean(-1).cpu()

@@ -38,15 +38,13 @@ class MeanLoss(Metric):
 
 
 class ForecastScores(Metric):
-    """Forecast metrics, means over all forecasts, steps and targets of a split; the point forecast is the median.
+    """Means over all forecasts, steps and targets of a split; the point forecast is the median.
 
-    - `mae`, `rmse`: mean absolute error, root mean squared error.
+    - `mae`, `rmse`, `mae_first_step`: mean absolute error, root mean squared error, mean absolute error of step 1.
     - `smape`: 200 |e| / (|y| + |forecast|), in per cent; 0 where both are 0.
-    - `mase`: absolute error divided by the in-sample MAE of the seasonal-naive forecast (Hyndman & Koehler 2006);
-      series on which that makes no errors are left out.
-    - `mae_first_step`: mean absolute error one step ahead.
-    - `pinball`, `coverage`: mean pinball loss of the quantiles (Koenker & Bassett 1978), and the share of targets
-      between the lowest and the highest.
+    - `mase`: |e| / in-sample MAE of the seasonal-naive forecast, where that is not 0 (Hyndman & Koehler 2006).
+    - `pinball`: mean pinball loss of the quantiles (Koenker & Bassett 1978).
+    - `coverage`: share of targets between the lowest and the highest quantile.
 
     **Arguments:**
 
@@ -69,14 +67,7 @@ class ForecastScores(Metric):
         self.by_step = {}
 
     def update(self, forecast: Tensor, y: Tensor, mase_scale: Tensor) -> None:
-        """Add a batch.
-
-        **Arguments:**
-
-        - `forecast`: (batch, horizon, targets, quantiles), or (batch, horizon, targets, 1) of a point forecast.
-        - `y`: (batch, horizon, targets), nan where it is unknown.
-        - `mase_scale`: (batch, 1, targets) in-sample MAE of the seasonal-naive forecast.
-        """
+        """Add forecasts (batch, horizon, targets, quantiles or 1) of y, (batch, horizon, targets), nan if unknown."""
         known = ~y.isnan()
         error = y - forecast[..., median_index(self.quantiles) if forecast.shape[-1] > 1 else 0]
         size = y.abs() + (y - error).abs()

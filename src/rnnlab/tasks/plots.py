@@ -1,6 +1,7 @@
 """Pictures of forecasts and classes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +19,13 @@ MAX_FORECASTS = 8  # in a chart
 MAX_COUNTED = 20  # classes, up to which counts are legible
 
 
-def draw_forecasts(windows: Windows, forecast: Callable[[Tensor], Tensor], quantiles: tuple[float, ...]) -> Figure:
+def draw_forecasts(windows: Windows, model: Any) -> Figure:
     """Forecasts with their intervals over the true series: of the first series, or the targets of the first one.
 
     **Arguments:**
 
-    - `windows`: those to choose from: the last ones of a series that do not overlap.
-    - `forecast`: (batch, context, channels) -> (batch, horizon, targets, quantiles).
-    - `quantiles`: their levels; empty for a point forecast.
+    - `windows`: to choose from; of each series the last ones that do not overlap are drawn.
+    - `model`: a `Forecaster`.
     """
     panel = windows.panel
     series = panel.series_of(windows.origins)
@@ -36,11 +36,11 @@ def draw_forecasts(windows: Windows, forecast: Callable[[Tensor], Tensor], quant
     figure = Figure(figsize=(9.5, 1.2 + 2.6 * len(charts)), layout="constrained")
     for axes, (number, target) in zip(figure.subplots(len(charts), squeeze=False)[:, 0], charts, strict=True):
         origins = _last_without_overlap(windows.origins[series == number].tolist(), len(windows.future))
-        values = forecast(windows.inputs(origins))[:, :, target].cpu()
+        values = model.forecast(windows.inputs(origins).to(model.device)).detach()[:, :, target].cpu()
         rows = torch.arange(int(origins[0]) - len(windows.past), int(panel.end[number]))
         rows = rows[rows < origins[-1] + len(windows.future)]
         axes.plot(panel.times[rows], panel.targets_at(rows)[:, target], color="black", linewidth=1.2, label="truth")
-        _draw_intervals(axes, panel.times[origins[:, None] + windows.future], values, quantiles)
+        _draw_intervals(axes, panel.times[origins[:, None] + windows.future], values, model.quantiles)
         if len(panel.names) > 1:
             axes.set_title(_short(f"series {panel.names[number]}"), loc="right", fontsize="small", parse_math=False)
         axes.set_ylabel(_short(panel.targets[target]), parse_math=False)
