@@ -130,9 +130,6 @@ class Forecaster(Task):
         window, scale = self.scaler(x)
         return self.scaler.unscale(self._outputs(window).to(x.dtype), scale)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self.forecast(batch.x)
-
     def probe_loss(self, batch: Batch) -> Tensor:
         if not self.recursive:
             return super().probe_loss(batch)

@@ -6,35 +6,26 @@ from torchmetrics import Metric
 
 
 class MeanLoss(Metric):
-    """The mean over all predictions of all batches and ranks, given each batch's sum and its number of predictions.
+    """The mean over all predictions of all batches and ranks, summed in float64.
 
-    Unlike `torchmetrics.MeanMetric` it lets a loss that is not a number show, and weighs batches while it does. What
-    rounding takes from the sum is kept beside it (Kahan 1965), so that the mean over a long text is exact in float32.
-
-    **Arguments:**
-
-    - `shape`: of the sums, if they are several.
+    Unlike in `torchmetrics.MeanMetric` with weights, a loss of nan gives a mean of nan.
     """
 
     total: Tensor
-    excess: Tensor  # of the total over what was added
     count: Tensor
 
-    def __init__(self, *shape: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.add_state("total", torch.zeros(shape), dist_reduce_fx="sum")
-        self.add_state("excess", torch.zeros(shape), dist_reduce_fx="sum")
+        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, total: Tensor, count: int | Tensor) -> None:
-        missing = total - self.excess
-        more = self.total + missing
-        self.excess = (more - self.total) - missing
-        self.total = more
+        """Add the sum of the losses of a batch, and their number."""
+        self.total = self.total.double() + total  # with trainer.precision=bf16-true Lightning has made it bfloat16
         self.count += count
 
     def compute(self) -> Tensor:
-        return (self.total - self.excess) / self.count
+        return self.total / self.count
 
 
 class ForecastScores(Metric):
@@ -82,6 +73,7 @@ class ForecastScores(Metric):
         if self.quantiles:
             terms.append(pinball(forecast, y, forecast.new_tensor(self.quantiles)).mean(-1))
             terms.append((forecast.amin(-1) <= y) & (y <= forecast.amax(-1)))
+        self.sums = self.sums.double()  # see `MeanLoss`
         self.sums[: len(terms)] += torch.stack([term.where(known, 0).double().sum(0) for term in terms])
 
     def compute(self) -> dict[str, float]:
@@ -91,8 +83,8 @@ class ForecastScores(Metric):
         self.by_step = {"mae": absolute / number, "mase": scaled / scaled_number}
         scores = self._scores(self.sums, "")
         if len(self.targets) > 1:
-            for number, name in enumerate(self.targets):
-                scores |= self._scores(self.sums[..., number : number + 1], f"{name}/")
+            for target, name in enumerate(self.targets):
+                scores |= self._scores(self.sums[..., target : target + 1], f"{name}/")
         return scores
 
     def _scores(self, sums: Tensor, prefix: str) -> dict[str, float]:
