@@ -168,8 +168,9 @@ class Forecaster(Task):
             "seasonal_naive": naive[..., None],
             "last_value": last.expand_as(naive)[..., None],
         }
-        for name in metrics.keys() & forecasts:
-            metrics[name].update(forecasts[name], batch.y, mase_scale)
+        for name, metric in metrics.items():
+            if name in forecasts:
+                metric.update(forecasts[name], batch.y, mase_scale)
 
     def table(self, scores: dict[str, float]) -> RenderableType:
         """Metrics beside those of the naive forecasts, and a warning if the model is not better."""
