@@ -225,10 +225,12 @@ def _spread_exponent(steps: Tensor, season: int) -> Tensor:
     size = season if season > 1 else 12
     blocks = steps[len(steps) % size :].unflatten(0, (-1, size))
     slopes = torch.zeros(steps.shape[1])
+    if len(blocks) < 3 or not (steps > 0).all():
+        return slopes
     for column, values in enumerate(blocks.unbind(-1)):
         varies = values.std(1) > 0
         level, spread = values.mean(1)[varies].log(), values.std(1)[varies].log()
         level = level - level.mean()
-        if len(level) >= 3 and level.any() and (steps > 0).all():
+        if len(level) >= 3 and level.any():
             slopes[column] = level @ spread / level.square().sum()
     return slopes
