@@ -33,7 +33,7 @@ class Forecaster(Task):
 
     **Arguments:** `cell`, `optim`, `spec`: see `Task`; others: see `conf/model/forecaster.yaml`.
 
-    **Raises:** `UserError` for settings that do not fit together.
+    **Raises:** `UserError` for a logarithm of targets that are not positive.
     """
 
     kind = "series"
@@ -59,9 +59,6 @@ class Forecaster(Task):
         self.quantiles = tuple(quantiles) if loss == "pinball" else ()
         self.median = median_index(self.quantiles)
         self.recursive = head == "recursive"
-        extra_channels = spec["input_size"] - len(spec["targets"])
-        settings = {"cell": cell, "head": head, "patch": patch}
-        self.require_fit(settings, {"context": spec["seq_len"], "covariates": [""] * extra_channels})
         super().__init__(cell, optim, spec, patch=patch)
         self.register_buffer("levels", torch.tensor(self.quantiles), persistent=False)
         self.scaler = WindowScaler(self.spec, norm, log)
