@@ -6,7 +6,7 @@ import torch
 
 from rnnlab.data.hello import HelloData
 from rnnlab.data.random import RandomData
-from rnnlab.data.samplers import DRAWN, EvenBatches, GlobalBatches
+from rnnlab.data.samplers import CHUNK, EvenBatches, GlobalBatches
 from rnnlab.data.waves import WavesData
 from rnnlab.utils.errors import UserError
 
@@ -43,10 +43,10 @@ def test_every_epoch_of_every_seed_has_an_order_of_its_own():
     assert len(set(orders.values())) == 16
 
 
-@pytest.mark.parametrize("position", [1, DRAWN // 8 - 1, DRAWN // 8, 2 * DRAWN // 8 + 5])
+@pytest.mark.parametrize("position", [1, CHUNK // 8 - 1, CHUNK // 8, 2 * CHUNK // 8 + 5])
 def test_an_epoch_goes_on_at_any_position(position):
     """Its order is drawn a piece at a time."""
-    whole, resumed = (GlobalBatches(50, 8, steps=3 * DRAWN // 8, seed=0) for _ in range(2))
+    whole, resumed = (GlobalBatches(50, 8, steps=3 * CHUNK // 8, seed=0) for _ in range(2))
     resumed.load_state_dict({"epoch": 0, "position": position})
     assert torch.equal(torch.stack(list(resumed)), torch.stack(list(whole))[position:])
 

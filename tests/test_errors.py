@@ -468,7 +468,7 @@ def test_an_explosion_stops_the_run(overrides, words, script):
 
 def test_a_few_steps_without_a_gradient_are_left_out_and_told(script):
     result = script("train", *VALUES, "optim.lr=1e12", "trainer.max_steps=4", "trainer.max_epochs=1")
-    assert "2 steps were left out: no finite gradient." in result.stdout
+    assert "2 steps were skipped: the gradient was not finite." in result.stdout
     weights(result.folder)
 
 

@@ -16,7 +16,7 @@ from rnnlab.data.memory import (
     TemporalOrderData,
 )
 from rnnlab.data.spec import IGNORED
-from rnnlab.data.synthetic import FreshBatches, key_of, uniform
+from rnnlab.data.synthetic import FreshBatches, derive_key, uniform
 from rnnlab.utils.errors import UserError
 
 TASKS = [AddingData, LatchData, TemporalOrderData, ParityData, EchoData, CopyData, SelectiveCopyData]
@@ -43,13 +43,13 @@ def test_the_random_numbers_are_those_of_splitmix64():
 
 
 def test_the_random_numbers_are_uniform_and_independent():
-    numbers = uniform(key_of(0, 0, 1), torch.arange(50_000), 8).double()
+    numbers = uniform(derive_key(0, 0, 1), torch.arange(50_000), 8).double()
     counts = torch.histc(numbers, 16, 0, 1)
     chi2 = ((counts - 25_000) ** 2 / 25_000).sum()
     assert chi2 < 37.7  # the 0.999 quantile for 15 degrees of freedom
     assert torch.corrcoef(numbers.T).fill_diagonal_(0).abs().max() < 4.5 / 50_000**0.5
     assert torch.corrcoef(torch.stack((numbers[1:, 0], numbers[:-1, 0])))[0, 1].abs() < 4 / 50_000**0.5
-    other = uniform(key_of(0, 0, 2), torch.arange(50_000), 8).double()
+    other = uniform(derive_key(0, 0, 2), torch.arange(50_000), 8).double()
     assert torch.corrcoef(torch.stack((numbers.flatten(), other.flatten())))[0, 1].abs() < 4 / 400_000**0.5
 
 

@@ -1,1 +1,1 @@
-"""LightningDataModules, samplers and file readers; knows nothing of networks."""
+"""LightningDataModules, samplers and file readers; nothing here depends on networks."""

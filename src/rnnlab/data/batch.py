@@ -7,34 +7,22 @@ from torch import Tensor
 
 
 class Baseline(NamedTuple):
-    """Naive forecasts that the forecasts of a batch are compared with.
+    """Naive forecasts that the forecasts of a batch are compared with."""
 
-    - `seasonal_naive`: (batch, horizon, targets) the last season, repeated.
-    - `last_value`: (batch, 1, targets) the last value.
-    - `mase_scale`: (batch, 1, targets) in-sample MAE of the seasonal-naive forecast; 0 where it makes no errors.
-    """
-
-    seasonal_naive: Tensor
-    last_value: Tensor
-    mase_scale: Tensor
+    seasonal_naive: Tensor  # (batch, horizon, targets) the last season, repeated
+    last_value: Tensor  # (batch, 1, targets)
+    mase_scale: Tensor  # (batch, 1, targets) in-sample MAE of the seasonal-naive forecast; 0 where it has no errors
 
 
 class Batch(NamedTuple):
-    """One batch of sequences and their targets; shapes of `x` and `y` are those of `SequenceSpec.kind`.
-
-    - `x`: (batch, time, features), or (batch, time) integers.
-    - `y`: targets.
-    - `lengths`: (batch,) steps of each sequence if some are padded at their end, on the CPU.
-    - `carry_state`: whether each sequence continues the same row of the previous batch (truncated BPTT);
-      `None` if batches are independent of each other.
-    - `baseline`: for series, in validation and test.
-    """
+    """A batch of sequences and their targets; `SequenceSpec.kind` tells the shapes of `x` and `y`."""
 
     x: Tensor
     y: Tensor
-    lengths: list[int] | None = None
+    lengths: list[int] | None = None  # (batch,) steps of each sequence, on the CPU; None if none is padded
+    # whether each sequence continues the same row of the previous batch (truncated BPTT); None: batches are independent
     carry_state: bool | None = None
-    baseline: Baseline | None = None
+    baseline: Baseline | None = None  # of series, in validation and test
 
     def to(self, device: torch.device) -> "Batch":
         """The batch with its tensors on another device."""

@@ -10,24 +10,19 @@ from rnnlab.utils.errors import require
 
 
 class HelloData(SequenceData):
-    """The characters of a text but the last, and the characters that follow them: `"hell"` -> `"ello"`.
+    """The characters of a text and the characters that follow them: `"hell"` -> `"ello"`.
 
-    There is one sequence, so all three splits are it: this asks whether a network can learn at all, not whether it
-    generalises. x and y are (1, len(text) - 1) token indices.
+    x and y are (1, len(text) - 1) token indices. All three splits are this one sequence, which shows whether a network
+    can learn at all, not whether it generalises.
 
-    **Arguments:**
-
-    - `text`: at least two characters. The vocabulary is its characters in order of first appearance.
-    - `batch_size`, `epoch_steps`: see `SequenceData`; a batch holds copies of the sequence.
-
-    **Raises:** `UserError` for a shorter text, or for characters that a vocabulary set beforehand lacks.
+    **Raises:** `UserError` for a shorter text, and for characters that are not in the vocabulary of a given `spec`.
     """
 
     kinds = ("tokens",)
 
     def __init__(self, text: str = "hello", batch_size: int = 1, epoch_steps: int | None = 100):
         super().__init__(batch_size, epoch_steps)
-        self.text = str(text)  # data.text=1234 arrives as a number
+        self.text = str(text)  # data.text=1234 is parsed as a number
         require(
             len(self.text) >= 2,
             f"data.text={self.text!r} is too short: the network predicts the next character, so give two or more.",

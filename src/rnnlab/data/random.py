@@ -1,4 +1,4 @@
-"""Gaussian sequences and a random teacher."""
+"""Gaussian sequences with targets from a random teacher."""
 
 from typing import Literal
 
@@ -9,30 +9,20 @@ from torch.utils.data import Dataset
 from rnnlab.data.base import SequenceData, Split, TensorBatches
 from rnnlab.data.spec import Kind, SequenceSpec
 from rnnlab.utils.errors import require
-from rnnlab.utils.files import require_memory
 
-DECAY = 0.8  # of the teacher's memory: after 7 steps a fifth of an input is left
+DECAY = 0.8  # of the teacher's memory: a fifth of an input is left after 7 steps
 
 
 class RandomData(SequenceData):
     """Sequences x_t ~ N(0, 1) with targets from a teacher that a small network can learn.
 
-    The teacher keeps s_t = 0.8 s_{t-1} + x_t and knows a random matrix W of unit rows. With `target="labels"` a
-    sequence's label is argmax W s_T, with `"values"` its values are W s_T, scaled to unit variance. With `"noise"`
-    labels are drawn by chance: nothing can be learned, only the training set remembered, so the training loss measures
-    capacity and the test accuracy stays at 1 / output_size.
+    The teacher has the state s_t = 0.8 s_{t-1} + x_t and a random matrix W with unit rows. `target="values"` is W s_T,
+    scaled to unit variance, `"labels"` is argmax W s_T. `"noise"` is a random label: a network can only memorise it, so
+    that the training loss measures capacity and the test accuracy stays at 1 / output_size.
 
     x is (samples, seq_len, input_size); y is (samples,) for labels and noise, (samples, output_size) for values.
 
-    **Arguments:**
-
-    - `target`: `"labels"`, `"values"` or `"noise"`.
-    - `input_size`, `output_size`, `seq_len`: features a step, classes or values, steps.
-    - `num_train`, `num_val`, `num_test`: sequences of each split.
-    - `seed`: of sequences and teacher.
-    - `batch_size`, `epoch_steps`: see `SequenceData`.
-
-    **Raises:** `UserError` for another target, or for labels of fewer than two classes.
+    **Raises:** `UserError` for another target, and for labels of a single class.
     """
 
     kinds: tuple[Kind, ...] = ("labels", "values")
@@ -63,20 +53,16 @@ class RandomData(SequenceData):
 
     def make(self) -> dict[Split, Dataset]:
         seq_len, input_size = self.shape
-        samples = sum(self.sizes.values())
-        require_memory(
-            4 * (samples * (seq_len * input_size + self.output_size) + self.output_size * input_size),
-            f"data.num_train + num_val + num_test={samples:,} sequences of data.seq_len={seq_len:,} x "
-            f"data.input_size={input_size:,} and data.output_size={self.output_size:,}",
-        )
-        kind: Kind = "values" if self.target == "values" else "labels"
-        self.spec = SequenceSpec(kind, input_size, self.output_size, seq_len)
+        self.spec = SequenceSpec(self.kinds[0], input_size, self.output_size, seq_len)
         teacher = torch.randn(self.output_size, input_size, generator=self._generator(0))
         teacher /= teacher.norm(dim=1, keepdim=True)
-        return {split: self._split(size, teacher, k) for k, (split, size) in enumerate(self.sizes.items(), 1)}
+        # each split has a generator of its own, so that num_train does not change the test set
+        return {
+            split: self._samples(size, teacher, self._generator(number))
+            for number, (split, size) in enumerate(self.sizes.items(), 1)
+        }
 
-    def _split(self, size: int, teacher: Tensor, k: int) -> TensorBatches:
-        generator = self._generator(k)  # of its own, so that num_train does not change the test set
+    def _samples(self, size: int, teacher: Tensor, generator: torch.Generator) -> TensorBatches:
         x = torch.randn(size, *self.shape, generator=generator)
         weights = DECAY ** torch.arange(x.shape[1] - 1, -1, -1)
         values = torch.einsum("ntf,t->nf", x, weights / weights.norm()) @ teacher.T
@@ -86,5 +72,5 @@ class RandomData(SequenceData):
             return TensorBatches(x, values.argmax(1))
         return TensorBatches(x, torch.randint(self.output_size, (size,), generator=generator))
 
-    def _generator(self, k: int) -> torch.Generator:
-        return torch.Generator().manual_seed(4 * self.seed + k)
+    def _generator(self, number: int) -> torch.Generator:
+        return torch.Generator().manual_seed(4 * self.seed + number)

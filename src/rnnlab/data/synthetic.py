@@ -1,92 +1,82 @@
-"""Samples that are made from their index: as many as are wanted, the same on any number of workers and ranks."""
+"""Synthetic sequences computed from their index: as many as needed, the same on any number of processes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from rnnlab.data.base import SequenceData, Split
 from rnnlab.data.batch import Batch
 from rnnlab.data.samplers import TrainBatches
-from rnnlab.data.spec import SequenceSpec
+from rnnlab.data.spec import Kind, SequenceSpec
 from rnnlab.utils.errors import require
 
-GOLDEN, FIRST, SECOND = (
-    number - 2**64 for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-)  # as torch's signed integers
-Draw = Callable[[Tensor], tuple[Tensor, Tensor]]
+# the constants of SplitMix64, as torch's signed integers
+GAMMA, FIRST, SECOND = (number - 2**64 for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 def uniform(key: int, indices: Tensor, count: int) -> Tensor:
-    """Random numbers that depend on their place alone: those of SplitMix64 (Steele et al. 2014), entered anywhere.
+    """Random numbers that depend only on key and index: SplitMix64 (Steele et al. 2014), evaluated at any position.
 
     **Arguments:**
 
-    - `key`: the generator's state, 64 bits: another key, other numbers.
-    - `indices`: (batch,) which samples, 0 or more.
-    - `count`: numbers of a sample.
+    - `key`: 64-bit state of the generator.
+    - `indices`: (batch,) samples.
 
-    **Returns:** (batch, count) numbers of 24 bits, in [0, 1).
+    **Returns:** (batch, count) numbers of 24 bits in [0, 1).
     """
-    place = indices[:, None] * count + torch.arange(1, count + 1)
-    return (_right(_mixed(key + place * GOLDEN), 40)).float() * 2.0**-24
+    position = indices[:, None] * count + torch.arange(1, count + 1)
+    return _shift_right(_mix(key + position * GAMMA), 40).float() * 2.0**-24
 
 
-def _mixed(z: Tensor) -> Tensor:
-    z = (z ^ _right(z, 30)) * FIRST
-    z = (z ^ _right(z, 27)) * SECOND
-    return z ^ _right(z, 31)
-
-
-def _right(z: Tensor, bits: int) -> Tensor:
-    """Shifted without the sign."""
-    return (z >> bits) & (2 ** (64 - bits) - 1)
-
-
-def key_of(*parts: int) -> int:
-    """One key out of several numbers."""
+def derive_key(*numbers: int) -> int:
+    """A key for `uniform` that depends on all `numbers`."""
     key = torch.zeros((), dtype=torch.int64)
-    for part in parts:
-        key = _mixed(key + GOLDEN + part)
+    for number in numbers:
+        key = _mix(key + GAMMA + number)
     return int(key)
 
 
+def _mix(z: Tensor) -> Tensor:
+    z = (z ^ _shift_right(z, 30)) * FIRST
+    z = (z ^ _shift_right(z, 27)) * SECOND
+    return z ^ _shift_right(z, 31)
+
+
+def _shift_right(z: Tensor, bits: int) -> Tensor:
+    """A logical shift: zeros come in, not the sign."""
+    return (z >> bits) & (2 ** (64 - bits) - 1)
+
+
 class Samples(Dataset):
-    """What `draw` makes of the random numbers of the samples that are asked for.
+    """Samples of a synthetic task, computed when they are asked for.
 
     **Arguments:**
 
-    - `draw`: makes (x, y) of a (batch, count) tensor of numbers in [0, 1).
-    - `count`: see there.
-    - `key`: of the random numbers.
-    - `size`: samples that are counted as the set; more can be asked for.
+    - `data`: the task.
+    - `seq_len`: steps of a sample.
+    - `size`: length of the dataset; larger indices are allowed.
+    - `key`: numbers that the random numbers depend on, beside `data.seed`.
     """
 
-    def __init__(self, draw: Draw, count: int, key: int, size: int):
-        self.draw = draw
-        self.count = count
-        self.key = key
+    def __init__(self, data: "SyntheticData", seq_len: int, size: int, *key: int):
+        self.data = data
+        self.seq_len = seq_len
         self.size = size
+        self.key = derive_key(data.seed, *key)
 
     def __len__(self) -> int:
         return self.size
 
     def __getitem__(self, indices: Tensor) -> Batch:
-        return Batch(*self.draw(uniform(self.key, indices, self.count)))
+        random = uniform(self.key, indices, self.data.num_random(self.seq_len))
+        return Batch(*self.data.sample(random, self.seq_len))
 
 
 class FreshBatches(TrainBatches):
-    """Batches of samples that no batch before held; the ranks share each.
-
-    **Arguments:**
-
-    - `batch_size`: samples a step, all ranks together.
-    - `steps`: batches of an epoch.
-    - `rank`, `world_size`: which share of each batch to yield.
-    """
+    """Batches of samples that no earlier batch contained; `batch_size` is over all ranks."""
 
     def __init__(self, batch_size: int, steps: int, rank: int = 0, world_size: int = 1):
         super().__init__(steps, seed=0)
@@ -94,28 +84,21 @@ class FreshBatches(TrainBatches):
         self.batch_size = batch_size
 
     def read(self, position: int) -> Iterator[Tensor]:
-        for number in range(self.epoch * self.steps + position, (self.epoch + 1) * self.steps):
-            yield self.samples + number * self.batch_size
+        for batch in range(self.epoch * self.steps + position, (self.epoch + 1) * self.steps):
+            yield self.samples + batch * self.batch_size
 
 
-class EndlessData(SequenceData):
-    """A task whose training samples are always new, so that a network can learn it only by finding the rule.
+class SyntheticData(SequenceData):
+    """A task with unlimited training samples: each is used once, so that a network has to find the rule.
 
-    A subclass defines `describe`, `numbers` and `draw`. Training samples follow from `seed` and the run's seed,
-    validation and test samples from `seed` alone.
+    A subclass defines `make_spec` and `sample`. Training samples depend on `seed` and the seed of the run, validation
+    and test samples on `seed` only.
 
-    **Arguments:**
-
-    - `seq_len`: steps of a sequence.
-    - `batch_size`, `epoch_steps`: see `SequenceData`; there is no pass to take, so `epoch_steps` is a number.
-    - `num_val`, `num_test`: sequences of these parts.
-    - `seed`: of the samples.
-    - `test_lengths`: steps of the sequences of further test parts.
-
-    **Raises:** `UserError` if sequences are shorter than the task allows, or `epoch_steps` is `None`.
+    **Raises:** `UserError` for sequences shorter than the task allows.
     """
 
-    least: int  # steps, below which there is no task
+    kinds: tuple[Kind, ...] = ("labels",)
+    min_seq_len = 2
 
     def __init__(
         self,
@@ -128,44 +111,35 @@ class EndlessData(SequenceData):
         test_lengths: tuple[int, ...] = (),
     ):
         super().__init__(batch_size, epoch_steps)
-        require(epoch_steps is not None, "data.epoch_steps=null: these samples have no end, so give a number.")
+        shortest = min((seq_len, *test_lengths))
+        require(
+            shortest >= self.min_seq_len,
+            f"data.seq_len={shortest} is too short: this task needs {self.min_seq_len} or more steps.",
+        )
         self.seq_len = seq_len
-        for length in (seq_len, *test_lengths):
-            require(
-                length >= self.least, f"data.seq_len={length} is too short: this task has {self.least} or more steps."
-            )
         self.sizes: dict[Split, int] = {"train": batch_size * epoch_steps, "val": num_val, "test": num_test}
         self.seed = seed
         self.test_lengths = tuple(dict.fromkeys(test_lengths))
 
-    def describe(self) -> SequenceSpec:
-        """The spec, but for `test_lengths`."""
+    def make_spec(self) -> SequenceSpec:
+        """The spec without `test_lengths`."""
         raise NotImplementedError
 
-    def numbers(self, seq_len: int) -> int:
-        """How many random numbers make a sample."""
+    def num_random(self, seq_len: int) -> int:
+        """How many random numbers a sample needs."""
+        return seq_len
+
+    def sample(self, random: Tensor, seq_len: int) -> tuple[Tensor, Tensor]:
+        """(x, y) of a batch, from (batch, `num_random(seq_len)`) random numbers in [0, 1)."""
         raise NotImplementedError
 
-    def draw(self, numbers: Tensor, seq_len: int) -> tuple[Tensor, Tensor]:
-        """(x, y) for a batch, made of (batch, `numbers(seq_len)`) random numbers in [0, 1)."""
-        raise NotImplementedError
+    def make(self) -> dict[Split, Dataset]:
+        self.spec = replace(self.make_spec(), test_lengths=self.test_lengths)
+        keys: dict[Split, tuple[int, ...]] = {"train": (0, self.run_seed), "val": (1,), "test": (2,)}
+        self.further_tests = [Samples(self, length, self.sizes["test"], 2, length) for length in self.test_lengths]
+        return {split: Samples(self, self.seq_len, size, *keys[split]) for split, size in self.sizes.items()}
 
-    def make(self) -> dict[Any, Dataset]:
-        self.spec = replace(self.describe(), test_lengths=self.test_lengths)
-        keys = {"train": (0, self.run_seed), "val": (1,), "test": (2,)}
-        parts: dict[Any, Dataset] = {
-            split: self._part(self.seq_len, size, keys[split]) for split, size in self.sizes.items()
-        }
-        for length in self.test_lengths:
-            parts[f"test_{length}"] = self._part(length, self.sizes["test"], (2, length))
-        return parts
-
-    def batches(self, split: Any, rank: int, world_size: int) -> Any:
+    def batches(self, split: Split, rank: int, world_size: int) -> Sampler:
         if split == "train":
             return FreshBatches(self.batch_size * world_size, self.epoch_steps, rank, world_size)  # type: ignore[arg-type]
         return super().batches(split, rank, world_size)
-
-    def _part(self, seq_len: int, size: int, key: tuple[int, ...]) -> Samples:
-        return Samples(
-            lambda numbers: self.draw(numbers, seq_len), self.numbers(seq_len), key_of(self.seed, *key), size
-        )

@@ -1,1 +1,1 @@
-"""LightningModules: a network with its loss, metrics and figures; how it is trained is in `training`."""
+"""LightningModules: networks with their losses, metrics and figures; callbacks and trainers are in `training`."""

@@ -15,7 +15,7 @@ from rnnlab.tasks.plots import draw_confusion
 
 
 class Confusion(MulticlassConfusionMatrix):
-    """Counts how often each class was taken for which, as a picture and not as a score."""
+    """The confusion matrix, kept in `counts` for a figure; it has no scores."""
 
     def compute(self) -> dict[str, float]:  # type: ignore[override]
         self.counts: Tensor = super().compute().cpu()
@@ -23,15 +23,9 @@ class Confusion(MulticlassConfusionMatrix):
 
 
 class SequenceClassifier(Task):
-    """Gives each sequence one of `spec.output_size` labels, y is (batch,), or each step, y is (batch, time).
+    """Predicts one of `spec.output_size` classes for each sequence, y is (batch,), or each step, y is (batch, time).
 
-    The loss is the mean cross-entropy in nats; accuracy is over all labels asked for, F1 the mean over classes.
-
-    **Arguments:**
-
-    - `cell`, `optim`, `spec`: see `Task`.
-    - `readout`: what a sequence's label is read off: the `last` hidden state, or the `mean` of all. Labels of steps are
-      read off the state of each.
+    The loss is the mean cross-entropy in nats. Accuracy is over all targets, F1 is the mean over classes.
     """
 
     kind = "labels"
@@ -57,15 +51,15 @@ class SequenceClassifier(Task):
         return (y != IGNORED).sum()
 
     def make_metrics(self) -> dict[str, Metric]:
-        how: dict[str, Any] = {"ignore_index": IGNORED, "validate_args": False}
+        options: dict[str, Any] = {"ignore_index": IGNORED, "validate_args": False}
         classes = self.spec.output_size
         return {
-            "accuracy": MulticlassAccuracy(classes, average="micro", **how),
-            "f1": MulticlassF1Score(classes, average="macro", **how),
-            "confusion": Confusion(classes, **how),
+            "accuracy": MulticlassAccuracy(classes, average="micro", **options),
+            "f1": MulticlassF1Score(classes, average="macro", **options),
+            "confusion": Confusion(classes, **options),
         }
 
     def figures(self, datamodule: Any, split: str) -> dict[str, Figure]:
-        """How often each class was taken for which."""
+        """The confusion matrix."""
         names = self.spec.classes or tuple(map(str, range(self.spec.output_size)))
-        return {f"{split}_confusion": draw_confusion(dict(self._split(split))["confusion"].counts, names)}
+        return {f"{split}_confusion": draw_confusion(self.metrics[split]["confusion"].counts, names)}

@@ -153,10 +153,9 @@ class Forecaster(Task):
     def _split_outputs(self, out: Tensor) -> Tensor:
         return out.unflatten(-1, (len(self.spec.targets), -1))
 
-    def _measure(self, batch: Batch, split: str) -> None:
+    def update_metrics(self, batch: Batch, metrics: Any) -> None:
         out, scaled_y = self.evaluate(batch)
-        metrics = dict(self._split(split))
-        metrics["loss"].update(*self._total(out, scaled_y))
+        self.update_loss(metrics["loss"], out, scaled_y)
         if batch.baseline is None:  # debug=overfit validates on the training split
             return
         naive, last, mase_scale = batch.baseline
@@ -193,7 +192,7 @@ class Forecaster(Task):
         single = len(windows.panel.names) == len(windows.panel.targets) == 1
         errors = {
             name.replace("_", " "): metric.by_step["mae" if single else "mase"].mean(-1).cpu()
-            for name, metric in self._split(split)
+            for name, metric in self.metrics[split].items()
             if isinstance(metric, ForecastScores) and metric.by_step
         }
         if errors:

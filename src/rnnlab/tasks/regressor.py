@@ -11,23 +11,20 @@ from torchmetrics import MeanAbsoluteError, Metric, R2Score
 from rnnlab.data.base import SequenceData
 from rnnlab.tasks.base import Task
 
-SHOWN, SCATTERED = 200, 512  # sequences in each half of the picture
+SHOWN, SCATTERED = 200, 512  # sequences in the line chart and in the scatter plot
 
 
 class R2(R2Score):
-    """torchmetrics' R2, but not a number where fewer than two samples leave it undefined, instead of an error."""
+    """The R2 of torchmetrics, but nan and no error for fewer than two samples."""
 
     def compute(self) -> Tensor:
         return super().compute() if self.total > 1 else torch.tensor(float("nan"))
 
 
 class SequenceRegressor(Task):
-    """Gives each sequence `spec.output_size` values, read off the last step; y is (batch, values).
+    """Predicts `spec.output_size` values for each sequence from the last hidden state; y is (batch, values).
 
-    The loss is the mean squared error, beside it the mean absolute error and R2, the share of the variance explained.
-    All are on the scale of the targets that the data give.
-
-    **Arguments:** see `Task`.
+    The loss is the mean squared error; metrics are the mean absolute error and R2. All are on the scale of the targets.
     """
 
     kind = "values"
@@ -46,12 +43,12 @@ class SequenceRegressor(Task):
         return out, y
 
     def figures(self, datamodule: SequenceData, split: str) -> dict[str, Figure]:
-        """Prediction and truth of the validation set's first sequences, side by side and against each other."""
+        """Prediction and truth for the first validation sequences, as lines and against each other."""
         if split != "val":
             return {}
-        x, y, *_ = datamodule.example(SCATTERED)
-        truth = y[:, 0]
-        predicted = self.network(x.to(self.device))[0][:, 0].float().cpu()
+        batch = datamodule.example(SCATTERED)
+        truth = batch.y[:, 0]
+        predicted = self.network(batch.x.to(self.device))[0][:, 0].float().cpu()
         figure = Figure(figsize=(9.5, 3.8), layout="constrained")
         lines, scatter = figure.subplots(1, 2, width_ratios=(2, 1))
         lines.plot(truth[:SHOWN], color="black", linewidth=1.2, label="truth")

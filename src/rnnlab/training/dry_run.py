@@ -20,7 +20,8 @@ from rnnlab.config.types import UNKNOWN
 from rnnlab.config.validate import find_faults
 from rnnlab.data.base import SequenceData
 from rnnlab.nn.cells import make_cell
-from rnnlab.tasks.base import require_fsdp_optimizer, require_total_steps
+from rnnlab.tasks.optimizers import require_total_steps
+from rnnlab.tasks.sharding import require_fsdp_optimizer
 from rnnlab.utils.errors import UserError, collected, require
 from rnnlab.utils.files import require_memory
 
