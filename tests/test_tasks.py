@@ -7,9 +7,9 @@ from torch import nn
 from torchmetrics.text import Perplexity
 
 from rnnlab.data.batch import Batch
-from rnnlab.tasks.base import MeanLoss
 from rnnlab.tasks.char import CharModel
 from rnnlab.tasks.classifier import SequenceClassifier
+from rnnlab.tasks.metrics import MeanLoss
 from rnnlab.tasks.regressor import SequenceRegressor
 from rnnlab.training.optim import warmup_cosine
 
@@ -46,10 +46,7 @@ def test_char_scores_are_exact_over_uneven_batches():
 
 
 def test_label_smoothing_is_for_training_only():
-    smooth, plain = (
-        CharModel(CELL, {}, spec("tokens", 4, 4), label_smoothing=0.2),
-        CharModel(CELL, {}, spec("tokens", 4, 4)),
-    )
+    smooth, plain = (CharModel(CELL, {}, spec("tokens", 4, 4), label_smoothing=share) for share in (0.2, 0.0))
     plain.load_state_dict(smooth.state_dict())
     batch = torch.randint(4, (7, 9)), torch.randint(4, (7, 9))
     log_p = smooth(batch[0])[0].log_softmax(-1)

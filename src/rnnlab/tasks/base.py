@@ -55,7 +55,6 @@ class Task(ShardedModule):
         self.network = self.make_network(cell, **network)
         self.expect_tests(self.spec.test_lengths)
         self.guard = NonFiniteGradientGuard()
-        self.restored_state: Any = None  # of all ranks, from a checkpoint
         self.train_state: Any = None  # of the previous training batch, if batches are stateful
         self.evaluation_state: Any = None  # the same in validation and test
 
@@ -224,9 +223,6 @@ class Task(ShardedModule):
 
     def on_train_start(self) -> None:
         self.adapt_optimizer(self.trainer.optimizers[0])  # again: a checkpoint may have restored other settings
-        saved, self.restored_state = self.restored_state, None
-        if saved is not None:  # not used if the first batch does not continue the last one
-            self.train_state = map_state(saved, lambda ranks: ranks[self.global_rank % len(ranks)].to(self.device))
 
     def on_train_end(self) -> None:
         if skipped := int(self.guard.skipped):
@@ -237,7 +233,11 @@ class Task(ShardedModule):
             checkpoint["state"] = map_state(self.train_state, self._of_all_ranks)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.restored_state = checkpoint.get("state")
+        device = self.trainer.strategy.root_device
+        # with another number of ranks the first batch does not continue the last one, and this is not used
+        self.train_state = map_state(
+            checkpoint.get("state"), lambda ranks: ranks[self.global_rank % len(ranks)].to(device)
+        )
 
     def _of_all_ranks(self, tensor: Tensor) -> Tensor:
         """The tensors of all ranks, (ranks, ...)."""
