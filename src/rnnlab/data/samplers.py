@@ -55,7 +55,7 @@ class GlobalBatches(TrainBatches):
     **Arguments:**
 
     - `size`: samples of the dataset.
-    - `batch_size`: samples of a step, over all ranks; each rank reads every `world_size`-th of them.
+    - `batch_size`: over all ranks; each rank reads every `world_size`-th sample of a batch.
     - `steps`: batches of an epoch; `None`: one pass, without the last samples if they do not fill a batch.
     """
 

@@ -18,12 +18,9 @@ GAMMA, FIRST, SECOND = (number - 2**64 for number in (0x9E3779B97F4A7C15, 0xBF58
 
 
 def uniform(key: int, indices: Tensor, count: int) -> Tensor:
-    """Random numbers that depend only on key and index: SplitMix64 (Steele et al. 2014), evaluated at any position.
+    """`count` random numbers for each of (batch,) `indices`, which depend only on key and index.
 
-    **Arguments:**
-
-    - `key`: 64-bit state of the generator.
-    - `indices`: (batch,) samples.
+    They are those of SplitMix64 (Steele et al. 2014) with the state `key`, evaluated at any position.
 
     **Returns:** (batch, count) numbers of 24 bits in [0, 1).
     """
@@ -51,14 +48,9 @@ def _shift_right(z: Tensor, bits: int) -> Tensor:
 
 
 class Samples(Dataset):
-    """Samples of a synthetic task, computed when they are asked for.
+    """Samples of the task `data`, computed when they are asked for, at indices above `size`, too.
 
-    **Arguments:**
-
-    - `data`: the task.
-    - `seq_len`: steps of a sample.
-    - `size`: length of the dataset; larger indices are allowed.
-    - `key`: numbers that the random numbers depend on, beside `data.seed`.
+    Their random numbers depend on `data.seed` and `key`.
     """
 
     def __init__(self, data: "SyntheticData", seq_len: int, size: int, *key: int):

@@ -28,12 +28,8 @@ class Task(ShardedModule):
     A subclass sets `kind` and `loss_label` and defines `loss` and `make_metrics`. A training step only returns the
     loss; callbacks write it to the loggers, so that a step costs no more than it must.
 
-    **Arguments:**
-
-    - `cell`: config of the recurrent cell, a plain dict.
-    - `optim`: config of the optimizer, its scheduler and the scheduler's interval, a plain dict.
-    - `spec`: the fields of the data's `SequenceSpec`, a plain dict.
-    - `network`: further arguments of `SimpleRNN`.
+    `cell` and `optim` are configs, `spec` the fields of the data's `SequenceSpec`, all plain dicts; `network` are
+    further arguments of `make_network`.
 
     **Raises:** `UserError` if the data are of another kind.
     """
@@ -55,12 +51,13 @@ class Task(ShardedModule):
         self.network = self.make_network(cell, **network)
         self.expect_tests(self.spec.test_lengths)
         self.guard = NonFiniteGradientGuard()
+        self.restored_state: Any = None  # of all ranks, from a checkpoint
         self.train_state: Any = None  # of the previous training batch, if batches are stateful
         self.evaluation_state: Any = None  # the same in validation and test
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # PATCH OF LIGHTNING: it sets the name of the current hook about 40 times a step, and nn.Module.__setattr__
-        # is slow. For a small network this is a twentieth of the time.
+        # Patch of Lightning, which sets the name of the current hook about 40 times a step: nn.Module.__setattr__ is
+        # so slow that a small network loses a twentieth of its speed.
         if name == "_current_fx_name":
             object.__setattr__(self, name, value)
         else:
@@ -223,6 +220,9 @@ class Task(ShardedModule):
 
     def on_train_start(self) -> None:
         self.adapt_optimizer(self.trainer.optimizers[0])  # again: a checkpoint may have restored other settings
+        saved, self.restored_state = self.restored_state, None
+        # with another number of ranks the first batch does not continue the last one, and this is not used
+        self.train_state = map_state(saved, lambda ranks: ranks[self.global_rank % len(ranks)].to(self.device))
 
     def on_train_end(self) -> None:
         if skipped := int(self.guard.skipped):
@@ -233,12 +233,12 @@ class Task(ShardedModule):
             checkpoint["state"] = map_state(self.train_state, self._of_all_ranks)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        device = self.trainer.strategy.root_device
-        # with another number of ranks the first batch does not continue the last one, and this is not used
-        self.train_state = map_state(
-            checkpoint.get("state"), lambda ranks: ranks[self.global_rank % len(ranks)].to(device)
-        )
+        self.restored_state = checkpoint.get("state")
 
     def _of_all_ranks(self, tensor: Tensor) -> Tensor:
         """The tensors of all ranks, (ranks, ...)."""
-        return self.all_gather(tensor) if self.trainer.world_size > 1 else tensor[None].clone()  # type: ignore[return-value]
+        if self.trainer.world_size == 1:
+            return tensor[None].clone()
+        tensors = [torch.empty_like(tensor) for _ in range(self.trainer.world_size)]
+        torch.distributed.all_gather(tensors, tensor.contiguous())
+        return torch.stack(tensors)
