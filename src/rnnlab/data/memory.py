@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnlab.data.spec import IGNORED, SequenceSpec
+from rnnlab.data.spec import IGNORED
 from rnnlab.data.synthetic import SyntheticData
 from rnnlab.utils.errors import require
 
@@ -23,9 +23,7 @@ class AddingData(SyntheticData):
     """
 
     kinds = ("values",)
-
-    def make_spec(self) -> SequenceSpec:
-        return SequenceSpec("values", input_size=2, output_size=1, seq_len=self.seq_len)
+    input_size, output_size = 2, 1
 
     def num_random(self, seq_len: int) -> int:
         return seq_len + 2
@@ -49,9 +47,7 @@ class LatchData(SyntheticData):
     def __init__(self, seq_len: int, symbols: int = 8, **settings: Any):
         super().__init__(seq_len, **settings)
         self.symbols = symbols
-
-    def make_spec(self) -> SequenceSpec:
-        return SequenceSpec("labels", 2 * self.symbols, self.symbols, self.seq_len)
+        self.input_size, self.output_size = 2 * symbols, symbols
 
     def sample(self, random: Tensor, seq_len: int) -> tuple[Tensor, Tensor]:
         x = randint(self.symbols, random)
@@ -63,16 +59,14 @@ class LatchData(SyntheticData):
 class TemporalOrderData(SyntheticData):
     """The order of two symbols, each X or Y, among distractors (Hochreiter & Schmidhuber 1997, experiment 6a).
 
-    x is (batch, seq_len) integers: a start symbol, one of four distractors at each step, an end symbol. The first X or
-    Y is between steps T/10 and T/5, the second between T/2 and 6T/10. y is (batch,): XX, XY, YX, YY. All sequences have
+    x is (batch, seq_len) indices into EBabcdXY: a start symbol, distractors a to d, an end symbol. The first X or Y is
+    between steps T/10 and T/5, the second between T/2 and 6T/10. y is (batch,): XX, XY, YX, YY. All sequences have
     `seq_len` steps, not between 100 and 110 as in the paper.
     """
 
     min_seq_len = 10
-    SYMBOLS = "EBabcdXY"
-
-    def make_spec(self) -> SequenceSpec:
-        return SequenceSpec("labels", len(self.SYMBOLS), 4, self.seq_len, classes=("XX", "XY", "YX", "YY"))
+    input_size, output_size = len("EBabcdXY"), 4
+    classes = ("XX", "XY", "YX", "YY")
 
     def num_random(self, seq_len: int) -> int:
         return seq_len + 4
@@ -96,9 +90,9 @@ class ParityData(SyntheticData):
     """
 
     min_seq_len = 1
-
-    def make_spec(self) -> SequenceSpec:
-        return SequenceSpec("labels", 2, 2, self.seq_len, classes=("even", "odd"), every_step=True)
+    input_size = output_size = 2
+    classes = ("even", "odd")
+    every_step = True
 
     def sample(self, random: Tensor, seq_len: int) -> tuple[Tensor, Tensor]:
         bits = randint(2, random)
@@ -111,14 +105,13 @@ class EchoData(SyntheticData):
     x is (batch, seq_len) integers, each one of `symbols`; y_t = x_{t - lag}, without a target at the first `lag` steps.
     """
 
+    every_step = True
+
     def __init__(self, seq_len: int, lag: int = 10, symbols: int = 8, **settings: Any):
         super().__init__(seq_len, **settings)
         require(lag < seq_len, f"data.lag={lag} reaches beyond the sequence: use less than data.seq_len={seq_len}.")
         self.lag = lag
-        self.symbols = symbols
-
-    def make_spec(self) -> SequenceSpec:
-        return SequenceSpec("labels", self.symbols, self.symbols, self.seq_len, every_step=True)
+        self.symbols = self.input_size = self.output_size = symbols
 
     def sample(self, random: Tensor, seq_len: int) -> tuple[Tensor, Tensor]:
         x = randint(self.symbols, random)
@@ -135,6 +128,8 @@ class CopyData(SyntheticData):
     before.
     """
 
+    every_step = True
+
     def __init__(self, seq_len: int, length: int = 5, symbols: int = 8, **settings: Any):
         super().__init__(seq_len, **settings)
         require(
@@ -143,9 +138,7 @@ class CopyData(SyntheticData):
         )
         self.length = length
         self.symbols = symbols
-
-    def make_spec(self) -> SequenceSpec:
-        return SequenceSpec("labels", self.symbols + 2, self.symbols, self.seq_len, every_step=True)
+        self.input_size, self.output_size = symbols + 2, symbols
 
     def num_random(self, seq_len: int) -> int:
         return self.length

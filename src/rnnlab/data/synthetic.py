@@ -1,7 +1,6 @@
 """Synthetic sequences computed from their index: as many as needed, the same on any number of processes."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -83,13 +82,17 @@ class FreshBatches(TrainBatches):
 class SyntheticData(SequenceData):
     """A task with unlimited training samples: each is used once, so that a network has to find the rule.
 
-    A subclass defines `make_spec` and `sample`. Training samples depend on `seed` and the seed of the run, validation
-    and test samples on `seed` only.
+    A subclass sets the fields of the spec and defines `sample`. Training samples depend on `seed` and the seed of the
+    run, validation and test samples on `seed` only.
 
     **Raises:** `UserError` for sequences shorter than the task allows.
     """
 
     kinds: tuple[Kind, ...] = ("labels",)
+    input_size: int
+    output_size: int
+    classes: tuple[str, ...] = ()
+    every_step = False
     min_seq_len = 2
 
     def __init__(
@@ -113,10 +116,6 @@ class SyntheticData(SequenceData):
         self.seed = seed
         self.test_lengths = tuple(dict.fromkeys(test_lengths))
 
-    def make_spec(self) -> SequenceSpec:
-        """The spec without `test_lengths`."""
-        raise NotImplementedError
-
     def num_random(self, seq_len: int) -> int:
         """How many random numbers a sample needs."""
         return seq_len
@@ -126,7 +125,15 @@ class SyntheticData(SequenceData):
         raise NotImplementedError
 
     def make(self) -> dict[Split, Dataset]:
-        self.spec = replace(self.make_spec(), test_lengths=self.test_lengths)
+        self.spec = SequenceSpec(
+            self.kinds[0],
+            self.input_size,
+            self.output_size,
+            self.seq_len,
+            classes=self.classes,
+            every_step=self.every_step,
+            test_lengths=self.test_lengths,
+        )
         keys: dict[Split, tuple[int, ...]] = {"train": (0, self.run_seed), "val": (1,), "test": (2,)}
         self.further_tests = [Samples(self, length, self.sizes["test"], 2, length) for length in self.test_lengths]
         return {split: Samples(self, self.seq_len, size, *keys[split]) for split, size in self.sizes.items()}
