@@ -51,9 +51,7 @@ def write(
 
     - `network`: in evaluation mode.
     - `prompt`: (batch, time) tokens, one or more for each sequence.
-    - `length`: tokens to add.
-    - `temperature`, `top_k`, `top_p`: see `probabilities`.
-    - `generator`: of the random numbers.
+    - `length`: tokens to add, sampled from `probabilities`.
     - `never`: a token that is never sampled.
 
     **Returns:** an iterator over (batch,) tokens.
