@@ -62,13 +62,9 @@ class CharModel(Task):
             require_tied(model.get("tied", False), model.get("embedding"), width)
 
     def loss(self, out: Tensor, y: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
-        return F.cross_entropy(
-            out.flatten(0, 1),
-            y.flatten(),
-            ignore_index=IGNORED,
-            label_smoothing=self.label_smoothing if self.training else 0.0,
-            reduction=reduction,
-        )
+        out, y = self.flatten(out, y)
+        smoothing = self.label_smoothing if self.training else 0.0
+        return F.cross_entropy(out, y, ignore_index=IGNORED, label_smoothing=smoothing, reduction=reduction)
 
     def count(self, y: Tensor) -> Tensor:
         return (y != IGNORED).sum()
