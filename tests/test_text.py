@@ -17,7 +17,8 @@ from torch import nn
 
 from rnnlab.data import corpus
 from rnnlab.data.spec import IGNORED
-from rnnlab.data.text import WARM_UP, Pieces, PythonData, TextData, TrainStreams, WholeText
+from rnnlab.data.streams import BURN_IN, StatefulEvalBatches, StatefulTrainBatches, TextBatches
+from rnnlab.data.text import PythonData, TextData
 from rnnlab.data.vocabulary import UNKNOWN, Vocabulary
 from rnnlab.utils import files
 from rnnlab.utils.errors import UserError
@@ -37,7 +38,7 @@ def decoded(text):
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-    monkeypatch.setattr(files, "PIECE", 7)  # several pieces, cut in the middle of characters
+    monkeypatch.setattr(files, "CHUNK_SIZE", 7)  # several pieces, cut in the middle of characters
 
 
 def test_a_text_comes_back_as_it_was(tmp_path, small_pieces):
@@ -46,8 +47,8 @@ def test_a_text_comes_back_as_it_was(tmp_path, small_pieces):
     (tmp_path / "b.txt").write_text("\ufeffb", encoding="utf-8")  # a byte order mark is not text
     both = opened([tmp_path / "a.txt", tmp_path / "b.txt"], tmp_path)
     assert decoded(both) == text + "b"
-    assert both.vocabulary.signs == tuple(sorted(set(text + "b")))
-    assert [(text + "b").index(sign) for sign in both.vocabulary.signs] == both.first.tolist()
+    assert both.vocabulary.characters == tuple(sorted(set(text + "b")))
+    assert [(text + "b").index(sign) for sign in both.vocabulary.characters] == both.first.tolist()
     assert isinstance(both.tokens, np.memmap)
     assert both.tokens.dtype == np.uint8
     raw = opened(tmp_path / "a.txt", tmp_path, "byte")
@@ -84,7 +85,7 @@ def test_the_encoded_text_is_kept_and_never_stale(tmp_path, monkeypatch):
     assert decoded(opened(file, cache)) == "abd"
     assert len(list(cache.glob("*/*"))) == 1  # what was encoded from the old text is gone,
     assert decoded(first) == "abc"  # but not for a run that reads it
-    assert opened(file, cache, signs="xabd").vocabulary.signs == tuple("xabd")
+    assert opened(file, cache, signs="xabd").vocabulary.characters == tuple("xabd")
 
 
 def _open_in_a_process(file, cache, barrier, lengths):
@@ -174,8 +175,8 @@ def test_characters_that_a_vocabulary_lacks(tmp_path):
 
 @pytest.mark.parametrize("steps", [None, 4, 50])
 def test_streams_are_the_text(steps):
-    text = Pieces(np.arange(1000))
-    streams = TrainStreams(1000, streams=3, seq_len=20, steps=steps, seed=0)
+    text = TextBatches(np.arange(1000))
+    streams = StatefulTrainBatches(1000, streams=3, seq_len=20, steps=steps, seed=0)
     assert len(streams) == (steps or 16)
     read, passes = [], []
     for epoch in range(8):
@@ -195,32 +196,32 @@ def test_streams_are_the_text(steps):
 
 
 def test_streams_of_two_ranks_are_those_of_one():
-    alone = list(TrainStreams(5000, 6, 16, None, seed=3))
-    ranks = [list(TrainStreams(5000, 6, 16, None, seed=3, rank=rank, world_size=2)) for rank in range(2)]
+    alone = list(StatefulTrainBatches(5000, 6, 16, None, seed=3))
+    ranks = [list(StatefulTrainBatches(5000, 6, 16, None, seed=3, rank=rank, world_size=2)) for rank in range(2)]
     for cut, *shares in zip(alone, *ranks, strict=True):
         assert sorted(np.concatenate([share.starts for share in shares])) == cut.starts.tolist()
-        assert {share.goes_on for share in shares} == {cut.goes_on}
+        assert {share.carry_state for share in shares} == {cut.carry_state}
 
 
 def test_an_epoch_cut_short_does_not_go_on():
-    streams = TrainStreams(1000, 2, 10, steps=8, seed=0)
+    streams = StatefulTrainBatches(1000, 2, 10, steps=8, seed=0)
     first = next(iter(streams))
     streams.set_epoch(1)
     second = next(iter(streams))
-    assert not first.goes_on
-    assert not second.goes_on
+    assert not first.carry_state
+    assert not second.carry_state
     assert second.starts[0] == first.starts[0] + 80
 
 
-@pytest.mark.parametrize("size", [2, 3, 500, 4 * WARM_UP, 10_000, 33_333])
+@pytest.mark.parametrize("size", [2, 3, 500, 4 * BURN_IN, 10_000, 33_333])
 @pytest.mark.parametrize(("streams", "world_size"), [(1, 1), (5, 1), (32, 1), (2, 2), (4, 3)])
 @pytest.mark.parametrize("seq_len", [16, 1000])
 def test_every_prediction_of_a_text_counts_once(size, streams, world_size, seq_len):
-    text = Pieces(np.arange(size))
-    for ranks in [range(world_size)] if size > 4 * WARM_UP * world_size else [[rank] for rank in range(world_size)]:
+    text = TextBatches(np.arange(size))
+    for ranks in [range(world_size)] if size > 4 * BURN_IN * world_size else [[rank] for rank in range(world_size)]:
         counted = []
         for rank in ranks:
-            batches = WholeText(size, streams, seq_len, rank, world_size)
+            batches = StatefulEvalBatches(size, streams, seq_len, rank, world_size)
             before = None
             for cut in batches:
                 x, y, _, goes_on, _ = text[cut]
@@ -230,8 +231,8 @@ def test_every_prediction_of_a_text_counts_once(size, streams, world_size, seq_l
                 before = x[:, -1]
                 assert torch.equal(y[y != IGNORED], (x + 1)[y != IGNORED])
                 counted += y[y != IGNORED].tolist()
-            late = batches.counts_from - batches.starts
-            assert all(late[batches.starts > 0] >= WARM_UP - 1)
+            late = batches.scored_from - batches.starts
+            assert all(late[batches.starts > 0] >= BURN_IN - 1)
         assert sorted(counted) == list(range(1, size))
 
 
@@ -291,7 +292,7 @@ def test_the_state_is_carried_from_batch_to_batch(script):
     losses = [float(row[rows[0].index("train/loss")]) for row in rows[1:] if row[rows[0].index("train/loss")]]
     text = TEXT.read_text()
     size = round(0.9 * len(text))
-    streams = TrainStreams(size, 8, 32, 40, seed=1)
+    streams = StatefulTrainBatches(size, 8, 32, 40, seed=1)
     starts = next(iter(streams)).starts
     nats = network_of(result.folder / "checkpoints" / "last.ckpt")
     whole = torch.stack([nats(text[start : start + 40 * 32 + 1])[0] for start in starts])

@@ -1,92 +1,105 @@
-"""Reading users' files, writing small files atomically, and free memory."""
+"""Reading files that a user names, and writing small files atomically."""
 
 import codecs
 import os
 import re
-import stat
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from io import TextIOWrapper
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
 from rnnlab.utils.errors import UserError
 
-PIECE = 1 << 22  # bytes read at once
-LITTLE = 1 << 24  # bytes, which there always are
-BYTE_ORDER_MARK = "\ufeff"  # some editors put it before a text
+CHUNK_SIZE = 1 << 22  # bytes or characters that are read at once
 
 
 def locate(path: str) -> Path:
-    """A path that a setting gives, on this machine: `~` is a home, and nothing else has a meaning of its own."""
-    try:
-        return Path(str(path)).expanduser()
-    except RuntimeError as error:
-        raise UserError(f"{path}: {error}") from error
-
-
-def open_file(path: Path, what: str) -> BinaryIO:
-    """A regular file, opened to be read. Devices and pipes, which may have no end or let one wait, are refused.
-
-    **Raises:** `UserError`, in which the file is called `what`, if it is none or cannot be read.
-    """
-    try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            kind = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device"
-            raise UserError(f"{what} is {kind}: give a file.")
-        # if it has become a pipe by now, this does not wait for somebody to write into it
-        return open(str(path), "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
-    except FileNotFoundError as error:
-        raise UserError(f"{what}: there is no such file.") from error
-    except (OSError, ValueError) as error:  # the latter for a name that holds a NUL
-        raise UserError(f"{what} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
-
-
-def read_pieces(path: Path, what: str) -> Iterator[bytes]:
-    """The bytes of a file, some millions at a time, up to where it ended when it was opened."""
-    with open_file(path, what) as file:
-        left = os.fstat(file.fileno()).st_size
-        try:
-            while left > 0 and (raw := file.read(min(PIECE, left))):
-                left -= len(raw)
-                yield raw
-        except OSError as error:
-            raise UserError(f"{what} cannot be read: {error.strerror}.") from error
-
-
-def decode(pieces: Iterable[bytes], what: str, advice: str) -> Iterator[str]:
-    """The text of UTF-8, without a byte order mark.
-
-    **Raises:** `UserError` with the place of a byte that is none, and `advice`.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    position = 0
-    for raw in chain(pieces, (b"",)):
-        waiting = len(decoder.getstate()[0])
-        try:
-            text = decoder.decode(raw, final=not raw)
-        except UnicodeDecodeError as error:
-            at = position - waiting + error.start
-            raise UserError(
-                f"{what}: byte {at:,} (0x{error.object[error.start]:02x}) is not UTF-8. {advice}"
-            ) from error
-        yield text if position else text.removeprefix(BYTE_ORDER_MARK)
-        position += len(raw)
+    """The path that a setting gives, with `~` expanded."""
+    return Path(os.path.expanduser(str(path)))
 
 
 @contextmanager
-def one_word(what: str) -> Iterator[None]:
-    """Around a library that reads a file: whatever it says of a stranger's bytes is one `UserError`, no warning."""
+def reading(what: str) -> Iterator[None]:
+    """Raise any error of reading a file as one `UserError` that calls the file `what`, and show no warnings."""
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
     except UserError:
         raise
+    except FileNotFoundError as error:
+        raise UserError(f"{what}: there is no such file.") from error
+    except OSError as error:
+        raise UserError(f"{what} cannot be read: {error.strerror or error}.") from error
     except Exception as error:
-        told = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(f"{what}: {told}") from error
+        message = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(f"{what}: {message}") from error
+
+
+def open_file(path: Path, what: str) -> BinaryIO:
+    """A regular file, opened for reading bytes.
+
+    **Raises:** `UserError`, which calls the file `what`, if there is none or it cannot be read.
+    """
+    with reading(what):
+        if path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "a pipe or device"
+            raise UserError(f"{what} is {kind}: give a file.")
+        return path.open("rb")
+
+
+def read_text(path: Path, what: str, advice: str) -> Iterator[str]:
+    """The text of a UTF-8 file, without a byte order mark, `CHUNK_SIZE` characters at a time.
+
+    **Raises:** `UserError` with the position of the first invalid byte, and `advice`.
+    """
+    with open_file(path, what) as raw, TextIOWrapper(raw, "utf-8-sig", newline="") as file:
+        try:
+            yield from iter(partial(file.read, CHUNK_SIZE), "")
+        except UnicodeDecodeError as error:
+            position = raw.tell() - len(error.object) + error.start
+            byte = error.object[error.start]
+            raise UserError(f"{what}: byte {position:,} (0x{byte:02x}) is not UTF-8. {advice}") from error
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file so that readers, also after a crash, find either the old content or the new."""
+    temporary = path.with_name(f"{path.name}.partial")
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+# removed once no caller is left
+
+one_word = reading
+PIECE = CHUNK_SIZE
+LITTLE = 1 << 24  # bytes, which there always are
+
+
+def read_pieces(path: Path, what: str) -> Iterator[bytes]:
+    with open_file(path, what) as file:
+        yield from iter(partial(file.read, CHUNK_SIZE), b"")
+
+
+def decode(pieces: Iterable[bytes], what: str, advice: str) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    position = 0
+    for raw in chain(pieces, [b""]):
+        pending = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(raw, final=not raw)
+        except UnicodeDecodeError as error:
+            at = position - pending + error.start
+            byte = error.object[error.start]
+            raise UserError(f"{what}: byte {at:,} (0x{byte:02x}) is not UTF-8. {advice}") from error
+        yield text if position else text.removeprefix("\ufeff")
+        position += len(raw)
 
 
 def require_memory(needed: int, what: str, advice: str = "Use smaller values.") -> None:
@@ -116,13 +129,3 @@ def available_memory() -> int:
                 files = re.search(r"^inactive_file (\d+)", (folder / "memory.stat").read_text(), re.M)
                 free.append(limit - used + int(files[1]))  # type: ignore[index]  # pages of files give way
     return max(0, min(free))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file, so that a reader, and who comes after a crash, sees the old one or the new one."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
