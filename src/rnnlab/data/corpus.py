@@ -6,15 +6,14 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from rich.progress import track
 
-from rnnlab.data.vocabulary import UNKNOWN, Vocabulary, code_points
+from rnnlab.data.vocabulary import code_points
 from rnnlab.utils.errors import UserError, require
 from rnnlab.utils.files import CHUNK_SIZE, open_file, read_text, reading
 
@@ -23,64 +22,53 @@ FORMAT = 2  # of the cache
 ALIGNMENT = 16  # bytes
 
 
-@dataclass(frozen=True)
-class Corpus:
+class Corpus(NamedTuple):
     """An encoded text.
 
-    - `tokens`: (characters,) indices, memory-mapped.
-    - `vocabulary`: what the indices mean.
-    - `first`: (vocabulary,) position of each token's first occurrence; `len(tokens)` if there is none.
+    - `tokens`: (length,) memory-mapped indices into `characters`, or bytes.
+    - `characters`: all different ones, by code point; empty for bytes.
+    - `counts`: how often each of them appears.
     """
 
     tokens: np.ndarray
-    vocabulary: Vocabulary
-    first: np.ndarray
+    characters: str
+    counts: list[int]
 
 
-def open_corpus(
-    files: list[Path], name: str, unit: Unit, min_count: int, vocabulary: Vocabulary | None, cache: Path, what: str
-) -> Corpus:
-    """The corpus of some files, one after the other: out of `cache`, or encoded into it.
+def open_corpus(files: list[Path], name: str, unit: Unit, cache: Path, what: str) -> Corpus:
+    """The corpus of some files, one after the other: out of a file in `cache`, or encoded into it.
 
     **Arguments:**
 
     - `files`: UTF-8 text for characters, anything for bytes.
     - `name`: of the text; the same after it has changed.
     - `unit`: what a token is.
-    - `min_count`: characters that appear less often become the unknown character.
-    - `vocabulary`: replaces the text's own and `min_count`.
     - `cache`: a folder, created if there is none.
     - `what`: names the text in messages, such as `data.path=poems.txt`.
 
-    **Raises:** `UserError` for text that is empty or not UTF-8, characters that `vocabulary` lacks, a file that cannot
-    be read or changes meanwhile, and a cache that cannot be written.
+    **Raises:** `UserError` for text that is empty or not UTF-8, and files that cannot be read or written.
     """
     source = _fingerprint(files, what)
-    settings: list[Any] = [[unit, min_count], *([vocabulary.characters] if vocabulary else [])]
+    path = cache / f"{_digest([name, unit])}.tokens"
+    temporary = path.with_suffix(f".{secrets.token_hex(8)}")  # another run may encode the same text
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        for setting in settings:
-            path = cache / f"{_digest([name, setting])}.tokens"
-            corpus = _load(path, source)
-            if corpus and (vocabulary is None or vocabulary.characters == corpus.vocabulary.characters):
-                return corpus
-        temporary = path.with_suffix(f".{secrets.token_hex(8)}")  # another run may encode the same text
-        try:
-            with temporary.open("wb") as file:
-                _encode(files, unit, min_count, vocabulary, source, file, what)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
         corpus = _load(path, source)
+        if corpus is None:
+            with temporary.open("wb") as file:
+                _encode(files, unit, source, file, what)
+                os.fsync(file.fileno())
+            require(_fingerprint(files, what) == source, f"{what} changed while it was read. Start again.")
+            temporary.replace(path)
+            corpus = _load(path, source)
     except OSError as error:
         raise UserError(
             f"The encoded text cannot be kept in {cache}: {error.strerror or error}. Choose a folder with data.cache=."
         ) from error
-    if corpus is None or _fingerprint(files, what) != source:
-        raise UserError(f"{what} changed while it was read. Start again.")
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+    assert corpus is not None
     return corpus
 
 
@@ -92,60 +80,32 @@ def _load(path: Path, source: str) -> Corpus | None:
         header = json.loads(file.readline())
         if header["source"] != source:
             return None
-        vocabulary = Vocabulary(header["characters"])
-        tokens = np.memmap(file, vocabulary.dtype, mode="r", offset=file.tell(), shape=header["length"])
-    return Corpus(tokens, vocabulary, np.array(header["first"]))
+        tokens = np.memmap(file, header["dtype"], mode="r", offset=file.tell(), shape=header["length"])
+    return Corpus(tokens, header["characters"], header["counts"])
 
 
-def _encode(
-    files: list[Path], unit: Unit, min_count: int, vocabulary: Vocabulary | None, source: str, file: BinaryIO, what: str
-) -> None:
+def _encode(files: list[Path], unit: Unit, source: str, file: BinaryIO, what: str) -> None:
     """Write a line of JSON and the tokens, after one pass that counts characters and one that encodes them."""
-    counts, first = _count(_read(files, unit, what, "reading"))
-    length = int(counts.sum())
-    require(length > 0, f"{what} is empty.")
-    vocabulary = vocabulary or (Vocabulary() if unit == "byte" else _vocabulary(counts, min_count, what))
-    table = vocabulary.lookup()
-    present = np.flatnonzero(counts)
-    missing = present[table[present] == len(vocabulary)]
-    require(
-        not len(missing),
-        f"{what} has characters that the model's vocabulary lacks: "
-        f"{''.join(map(chr, missing[:40]))!r} ({counts[missing].sum():,} in all).",
-    )
-    first_token = np.full(len(vocabulary), length)
-    np.minimum.at(first_token, table[present], first[present])
-    characters = "".join(vocabulary.characters)
-    header = {"source": source, "length": length, "characters": characters, "first": first_token.tolist()}
+    counts = np.zeros(0x110000, dtype=np.int64)  # of every code point
+    for codes in _read(files, unit, what, "reading"):
+        found = np.bincount(codes)
+        counts[: len(found)] += found
+    require(bool(counts.any()), f"{what} is empty.")
+    present = np.arange(256) if unit == "byte" else np.flatnonzero(counts)
+    table = np.zeros(len(counts), dtype=np.min_scalar_type(len(present) - 1))
+    table[present] = np.arange(len(present))
+    header = {
+        "source": source,
+        "length": int(counts.sum()),
+        "dtype": table.dtype.name,
+        "characters": "" if unit == "byte" else "".join(map(chr, present)),
+        "counts": counts[present].tolist(),
+    }
     line = json.dumps(header)
     file.write(line.encode() + b" " * (-(len(line) + 1) % ALIGNMENT) + b"\n")
-    table = table.astype(vocabulary.dtype)
     for codes in _read(files, unit, what, "encoding"):
         file.write(table[codes].data)
-
-
-def _count(chunks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """How often each code point appears, and the position of its first occurrence."""
-    counts, first = np.zeros((2, 0x110000), dtype=np.int64)
-    position = 0
-    for codes in chunks:
-        found = np.bincount(codes)
-        new = np.flatnonzero((found > 0) & (counts[: len(found)] == 0))
-        counts[: len(found)] += found
-        if len(new):
-            found[codes[::-1]] = np.arange(len(codes))[::-1]  # of equal indices, the last one's value stays
-            first[new] = position + found[new]
-        position += len(codes)
-    return counts, first
-
-
-def _vocabulary(counts: np.ndarray, min_count: int, what: str) -> Vocabulary:
-    """The characters that appear often enough, by code point, and the unknown character if others do not."""
-    characters = set(map(chr, np.flatnonzero(counts >= min_count)))
-    require(bool(characters), f"{what}: no character appears data.min_count={min_count} times. Use a smaller number.")
-    if (counts > 0).sum() > len(characters):
-        characters.add(UNKNOWN)
-    return Vocabulary(sorted(characters))
+    file.flush()
 
 
 def _read(files: list[Path], unit: Unit, what: str, description: str) -> Iterable[np.ndarray]:

@@ -35,18 +35,20 @@ class TextBatches(Dataset):
 
     **Arguments:**
 
-    - `tokens`: (characters,) of the text.
+    - `tokens`: (length,) of the text.
+    - `table`: the model's index for each token, int64.
     """
 
-    def __init__(self, tokens: np.ndarray):
+    def __init__(self, tokens: np.ndarray, table: np.ndarray):
         self.tokens = tokens
+        self.table = table
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, slices: BatchSlices) -> Batch:
         positions = slices.starts[:, None] + np.arange(slices.steps + 1)
-        tokens = self.tokens[positions].astype(np.int64)
+        tokens = self.table[self.tokens[positions]]
         x, y = tokens[:, :-1], tokens[:, 1:].copy()
         if slices.scored_from is not None:
             y[positions[:, :-1] < slices.scored_from[:, None]] = IGNORED
@@ -56,9 +58,8 @@ class TextBatches(Dataset):
 class StatefulTrainBatches(TrainBatches):
     """The training text as parallel streams, each read sequence by sequence (truncated BPTT).
 
-    Stream s of a pass over the text starts at s / streams of it, plus a shift that is drawn for each pass, so that
-    sequences start at different places. An epoch continues where the previous one ended; a new pass starts with the
-    initial state.
+    Each pass over the text shifts the starts of the streams by a random number of characters, and starts with the
+    initial state. An epoch continues where the previous one ended.
 
     **Arguments:**
 
@@ -101,9 +102,8 @@ class StatefulTrainBatches(TrainBatches):
 class StatefulEvalBatches(Sampler[BatchSlices]):
     """Every prediction in a text, once, as if the text was read in one go, but by parallel streams.
 
-    The first stream starts at the beginning of the text. Each other stream first reads the `BURN_IN` characters before
-    its own predictions, which brings it to the state that it would have had; the mean loss of a trained network agrees
-    to 1e-6. All streams are equally long. A short text is one stream.
+    Each stream but the first reads `BURN_IN` characters before its own predictions, which brings it to the state that
+    it would have had: the mean loss of a trained network agrees to 1e-6. All streams are equally long.
 
     **Arguments:**
 

@@ -14,13 +14,11 @@ from rnnlab.data.batch import Batch
 from rnnlab.data.corpus import Corpus, Unit, open_corpus
 from rnnlab.data.spec import SequenceSpec
 from rnnlab.data.streams import BatchSlices, StatefulEvalBatches, StatefulTrainBatches, TextBatches
-from rnnlab.data.vocabulary import Vocabulary
-from rnnlab.utils.console import tell
+from rnnlab.data.vocabulary import UNKNOWN, Vocabulary
 from rnnlab.utils.errors import require
 from rnnlab.utils.files import locate, open_file, reading
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")  # in the order of the text
-MAX_LISTED = 40  # characters that a message names
 
 
 class TextData(SequenceData):
@@ -77,17 +75,20 @@ class TextData(SequenceData):
 
     def make(self) -> dict[Split, Dataset]:
         corpus = self._open()
-        size, vocabulary = len(corpus.tokens), corpus.vocabulary
         if self.spec is None:
-            self.spec = SequenceSpec("tokens", len(vocabulary), len(vocabulary), self.seq_len, vocabulary.characters)
-        ends = [round(sum(self.split[: k + 1]) * size) for k in range(3)]
+            vocabulary = Vocabulary(self._characters(corpus))
+            size = len(vocabulary)
+            self.spec = SequenceSpec("tokens", size, size, self.seq_len, vocabulary.characters)
+        table = np.arange(256)  # from indices of the corpus to those of the model
+        if self.spec.vocab:
+            table = Vocabulary(self.spec.vocab).encode(corpus.characters, self.label)
+        length = len(corpus.tokens)
+        ends = [round(sum(self.split[: k + 1]) * length) for k in range(3)]
         splits: dict[Split, Dataset] = {}
         for split, share, begin, end in zip(SPLITS, self.split, [0, *ends], ends, strict=False):
             if share:
-                require(end - begin >= 2, self._too_short(size))
-                splits[split] = TextBatches(corpus.tokens[begin:end])
-        if "train" in splits:
-            self._report_unseen(corpus, ends[0])
+                require(end - begin >= 2, self._too_short(length))
+                splits[split] = TextBatches(corpus.tokens[begin:end], table)
         return splits
 
     def example(self, size: int) -> Batch:
@@ -107,27 +108,26 @@ class TextData(SequenceData):
         return StatefulTrainBatches(size, streams, self.seq_len, self.epoch_steps, self.run_seed, rank, world_size)
 
     def _open(self) -> Corpus:
-        vocabulary = Vocabulary(self.spec.vocab) if self.spec and self.spec.vocab else None
         unit: Unit = self.unit if self.spec is None else "char" if self.spec.vocab else "byte"
-        text = f"{self.path.resolve()}/{self.pattern}"
-        return open_corpus(self.files(), text, unit, self.min_count, vocabulary, self.cache, self.label)
+        return open_corpus(self.files(), f"{self.path.resolve()}/{self.pattern}", unit, self.cache, self.label)
 
-    def _too_short(self, size: int, world_size: int = 1) -> str:
-        needed = [self.batch_size * world_size * self.seq_len + 1, 2, 2]
-        least = max(math.ceil(need / share) for share, need in zip(self.split, needed, strict=True) if share)
-        processes = f" in each of {world_size} processes" if world_size > 1 else ""
+    def _characters(self, corpus: Corpus) -> tuple[str, ...]:
+        """The characters that appear often enough, and the unknown character if others do not."""
+        pairs = zip(corpus.characters, corpus.counts, strict=False)  # none for bytes
+        common = {character for character, count in pairs if count >= self.min_count}
+        if len(common) == len(corpus.characters):
+            return tuple(corpus.characters)
+        require(bool(common), f"{self.label}: no character appears data.min_count={self.min_count} times.")
+        return tuple(sorted(common | {UNKNOWN}))
+
+    def _too_short(self, length: int, world_size: int = 1) -> str:
+        streams = self.batch_size * world_size
+        needed = zip([streams * self.seq_len + 1, 2, 2], self.split, strict=True)
+        least = max(math.ceil(characters / share) for characters, share in needed if share)
         return (
-            f"{self.label} is too short, {size:,} characters: data.batch_size={self.batch_size} streams of "
-            f"data.seq_len={self.seq_len}{processes} and data.split={list(self.split)} need {least:,}."
+            f"{self.label} is too short, {length:,} characters: {streams} streams (data.batch_size x processes) of "
+            f"data.seq_len={self.seq_len} and data.split={list(self.split)} need {least:,}."
         )
-
-    def _report_unseen(self, corpus: Corpus, train_size: int) -> None:
-        """Name the characters that appear after the training split only."""
-        unseen = np.flatnonzero((corpus.first >= train_size) & (corpus.first < len(corpus.tokens)))
-        if len(unseen):
-            listed = corpus.vocabulary.decode(unseen[:MAX_LISTED].tolist())
-            more = " and more" if len(unseen) > MAX_LISTED else ""
-            tell(f"{self.label} has {len(unseen)} characters that its training split lacks: {listed!r}{more}.")
 
 
 class PythonData(TextData):

@@ -20,23 +20,10 @@ class Vocabulary:
 
     def __init__(self, characters: Sequence[str] = ()):
         self.characters = tuple(characters)
-        self.code_points = np.array([ord(character) for character in characters] or range(256))
         self.unknown = self.characters.index(UNKNOWN) if UNKNOWN in self.characters else None
 
     def __len__(self) -> int:
-        return len(self.code_points)
-
-    @property
-    def dtype(self) -> type[np.unsignedinteger]:
-        """The smallest type that holds every index."""
-        return np.uint8 if len(self) <= 2**8 else np.uint16 if len(self) <= 2**16 else np.uint32
-
-    def lookup(self) -> np.ndarray:
-        """The index of every code point; missing ones have that of the unknown character, or `len(self)`."""
-        missing = len(self) if self.unknown is None else self.unknown
-        table = np.full(0x110000, missing, dtype=np.uint32)
-        table[self.code_points] = np.arange(len(self))
-        return table
+        return len(self.characters) or 256
 
     def encode(self, text: str, what: str) -> np.ndarray:
         """The index of every character of `text`, or of every byte of its UTF-8, as int64.
@@ -46,8 +33,10 @@ class Vocabulary:
         if not self.characters:
             raw = text.encode("utf-8", "surrogateescape")  # bytes of the command line that are not UTF-8
             return np.frombuffer(raw, dtype=np.uint8).astype(np.int64)
-        tokens = self.lookup()[code_points(text)].astype(np.int64)
-        missing = "".join(dict.fromkeys(text[index] for index in np.flatnonzero(tokens == len(self))))
+        table = np.full(0x110000, -1 if self.unknown is None else self.unknown)
+        table[code_points("".join(self.characters))] = np.arange(len(self))
+        tokens = table[code_points(text)]
+        missing = "".join(dict.fromkeys(text[index] for index in np.flatnonzero(tokens < 0)))
         known = "".join(self.characters)
         require(not missing, f"{what} has characters that the model's vocabulary {known!r} lacks: {missing!r}.")
         return tokens
