@@ -3,7 +3,6 @@
 import io
 import os
 import resource
-import shutil
 import signal
 import socket
 import sys
@@ -559,56 +558,6 @@ def test_files_for_a_checkpoint(overrides, suffix, contents, more):
     tried(40, cases(contents, st.just(suffix), overrides, more, spec=st.just(spec)), share=0.05)
 
 
-@st.composite
-def damage(draw):
-    """What may be found in place of a file of the cache."""
-    return draw(st.one_of(st.binary(max_size=40), st.sampled_from([
-        b"[]", b"{}", b"[" * 100_000, b'{"signs": 1, "first": [], "length": 9}', b'{"length": 1e999}', b"null", b"\xff",
-        b'{"signs": ["a", "a"], "first": [0, 0], "length": 60, "source": []}',
-        b'{"signs": [], "first": [], "length": 60}',
-        b'{"signs": ["ab"], "first": [0], "length": 60}', b'{"signs": ["a", "b"], "first": [0, "x"], "length": 60}',
-        b'{"signs": ["a", "b"], "first": [0, 99999999999999999999], "length": 60}', b"\7" * 60, b"\0\1" * 30, "pipe",
-        "device", "folder", "link",
-    ])))  # fmt: skip
-
-
-def test_the_cache_may_hold_anything(tmp_path):
-    (tmp_path / "a.txt").write_text("ab" * 30)
-    ended = []
-
-    def opened():
-        data = TextData(str(tmp_path / "a.txt"), seq_len=3, batch_size=2, epoch_steps=4, cache=str(tmp_path / "cache"))
-        data.setup("fit")
-        return [x for loader in (data.train_dataloader(), data.val_dataloader()) for x, *_ in loader]
-
-    right = opened()
-
-    @examples(60)
-    @given(st.sampled_from(["about.json", "tokens.bin"]), damage())
-    def try_one(name, found):
-        (path,) = (tmp_path / "cache").glob(f"*/*/{name}")
-        path.unlink()
-        match found:
-            case "pipe":
-                os.mkfifo(path)
-            case "device":
-                path.symlink_to("/dev/zero")
-            case "folder":
-                path.mkdir()
-            case "link":
-                path.symlink_to("nowhere")
-            case _:
-                path.write_bytes(found)
-        with in_time(), counted(ended):
-            assert all(map(torch.equal, opened(), right)) or found == b"\0\1" * 30
-        shutil.rmtree(tmp_path / "cache")
-        opened()
-
-    try_one()
-    assert ended.count(None) > len(ended) / 2
-    assert any(told and "tokens.bin is damaged: delete it." in told for told in ended)
-
-
 @cache
 def char_model(vocab):
     size = len(vocab) or 256
@@ -658,15 +607,15 @@ def test_what_is_no_file(overrides, suffix, tmp_path):
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(bound))
     for path, words in (
-        (pipe, "is a pipe: give a file."),
-        (device, "is a device"),
-        (bound, "is a device"),
+        (pipe, "is a pipe or device: give a file."),
+        (device, "is a pipe or device"),
+        (bound, "is a pipe or device"),
         (broken, "there is no such file."),
         (f"http://127.0.0.1/x{suffix}", "there is no such file."),
         (f"file://{pipe}", "there is no such file."),
         (f"{tmp_path}/*{suffix}", "there is no such file."),
         (f"{tmp_path}/\x1b[31m\n\udcff{suffix}", "there is no such file."),
-        (f"~nobody-of-this-name/x{suffix}", "Could not determine home directory."),
+        (f"~nobody-of-this-name/x{suffix}", "there is no such file."),
     ):
         assert words in refused(overrides, path=str(path))
     if overrides is not TEXT:
@@ -678,9 +627,9 @@ def test_names_of_no_file(tmp_path):
     for name, words in (
         ("loop", "Too many levels of symbolic links."),
         ("x" * 9000, "File name too long."),
-        ("x\0y", "embedded null byte."),
+        ("x\0y", "embedded null byte"),
     ):
-        with pytest.raises(UserError, match=f"^data.path cannot be read: {words}"):
+        with pytest.raises(UserError, match=f"^data.path.*: {words}"):
             files.open_file(tmp_path / name, "data.path")
         data = TextData(str(tmp_path / name))
         with pytest.raises(UserError, match=words):
@@ -692,18 +641,6 @@ def test_a_file_that_may_not_be_read(tmp_path):
     (tmp_path / "a.csv").write_text("y")
     (tmp_path / "a.csv").chmod(0)
     assert "cannot be read: Permission denied." in refused(SERIES, path=str(tmp_path / "a.csv"))
-
-
-def test_a_file_is_read_to_where_it_ended(tmp_path, monkeypatch):
-    path = tmp_path / "a"
-    path.write_bytes(b"12345")
-    monkeypatch.setattr(files, "PIECE", 2)
-    pieces = []
-    for piece in files.read_pieces(path, "a"):
-        pieces.append(piece)
-        with path.open("ab") as file:
-            file.write(b"more")
-    assert b"".join(pieces) == b"12345"
 
 
 # sizes
@@ -775,9 +712,6 @@ def test_little_that_becomes_much(tmp_path, monkeypatch):
     with (tmp_path / "b.csv").open("wb") as file:
         file.truncate(10**12)  # a hole
     assert "take 1,000.0 GB of memory" in refused(SERIES, path=str(tmp_path / "b.csv"))
-    for unit, size in (("byte", 1000), ("char", 250)):
-        message = refused(TEXT, path=str(tmp_path / "b.csv"), unit=unit, cache=str(tmp_path))
-        assert f"takes {size:,}.0 GB of {tmp_path} or more" in message
 
 
 def test_one_long_text_in_many_rows(tmp_path):
