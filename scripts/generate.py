@@ -1,4 +1,4 @@
-"""Write text with a checkpoint: python scripts/generate.py ckpt=PATH prompt="ROMEO:" """
+"""Generate text with a checkpoint: python scripts/generate.py ckpt=PATH prompt="ROMEO:" """
 
 import hydra
 from omegaconf import DictConfig

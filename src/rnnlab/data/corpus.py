@@ -5,7 +5,6 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -53,22 +52,20 @@ def open_corpus(files: list[Path], name: str, unit: Unit, cache: Path, what: str
     temporary = path.with_suffix(f".{secrets.token_hex(8)}")  # another run may encode the same text
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        corpus = _load(path, source)
-        if corpus is None:
+        while (corpus := _load(path, source)) is None:
             with temporary.open("wb") as file:
                 _encode(files, unit, source, file, what)
                 os.fsync(file.fileno())
             require(_fingerprint(files, what) == source, f"{what} changed while it was read. Start again.")
             temporary.replace(path)
-            corpus = _load(path, source)
     except OSError as error:
+        cause = error.strerror or error
         raise UserError(
-            f"The encoded text cannot be kept in {cache}: {error.strerror or error}. Choose a folder with data.cache=."
+            f"{cache}: the encoded text cannot be kept, {cause}. Choose a folder with data.cache=."
         ) from error
     finally:
-        with suppress(OSError):
+        if temporary.exists():
             temporary.unlink()
-    assert corpus is not None
     return corpus
 
 

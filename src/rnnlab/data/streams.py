@@ -16,18 +16,12 @@ BURN_IN = 512  # characters that a stream of validation reads before its first p
 
 
 class BatchSlices(NamedTuple):
-    """Where the sequences of a batch stand in a text.
+    """Where the sequences of a batch stand in a text."""
 
-    - `starts`: (batch,) positions of the first character of each sequence.
-    - `steps`: characters of each sequence.
-    - `carry_state`: see `Batch`.
-    - `scored_from`: (batch,) positions of the first characters whose predictions count; `None`: all count.
-    """
-
-    starts: np.ndarray
+    starts: np.ndarray  # (batch,) positions of their first characters
     steps: int
-    carry_state: bool
-    scored_from: np.ndarray | None = None
+    carry_state: bool  # see `Batch`
+    scored_from: np.ndarray | None = None  # (batch,) predictions at earlier positions do not count
 
 
 class TextBatches(Dataset):
@@ -108,8 +102,8 @@ class StatefulEvalBatches(Sampler[BatchSlices]):
     **Arguments:**
 
     - `size`: characters; there are size - 1 predictions.
-    - `streams`: at most so many sequences a batch, on each rank.
-    - `seq_len`: characters of a sequence; the sum over all sequences does not depend on it.
+    - `streams`: sequences of a batch on each rank, fewer for a short text.
+    - `seq_len`: characters of a sequence.
     - `rank`, `world_size`: which streams to yield. A text too short to be shared is read whole by each rank.
     """
 
