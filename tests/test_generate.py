@@ -2,7 +2,6 @@
 
 import csv
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -21,28 +20,30 @@ from rnnlab.tasks.sampling import probabilities, write
 from rnnlab.utils.errors import UserError
 
 
+def trained(tmp_path_factory, *arguments):
+    """`ckpt=PATH` of a short training."""
+    call = conftest.script.__wrapped__(tmp_path_factory.mktemp("trained"))
+    result = call("train", *arguments, "callbacks=none", "logger=none")
+    return f"ckpt={result.folder}/checkpoints/best.ckpt"
+
+
 @pytest.fixture(scope="module")
 def hello(tmp_path_factory):
-    call = conftest.script.__wrapped__(tmp_path_factory.mktemp("hello"))
-    result = call("train", "experiment=tutorial/hello", "callbacks=none", "logger=none")
-    return f"ckpt={result.folder}/checkpoints/best.ckpt"
+    return trained(tmp_path_factory, "experiment=tutorial/hello")
+
+
+SHORT = ("data=text", f"data.path={TEXT}", "trainer.max_epochs=1")
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A model of a text with two characters of its vocabulary folded into the unknown sign."""
-    call = conftest.script.__wrapped__(tmp_path_factory.mktemp("source"))
-    small = ("data=text", f"data.path={TEXT}", "data.min_count=3", "cell=gru", "data.epoch_steps=100")
-    result = call("train", *small, "trainer.max_epochs=1", "callbacks=none", "logger=none")
-    return f"ckpt={result.folder}/checkpoints/best.ckpt"
+    """A model of a text with two characters of its vocabulary folded into the unknown character."""
+    return trained(tmp_path_factory, *SHORT, "data.min_count=3", "cell=gru", "data.epoch_steps=100")
 
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    call = conftest.script.__wrapped__(tmp_path_factory.mktemp("bytes"))
-    small = ("data=text", f"data.path={TEXT}", "data.unit=byte", "data.epoch_steps=5", "trainer.max_epochs=1")
-    result = call("train", *small, "callbacks=none", "logger=none")
-    return f"ckpt={result.folder}/checkpoints/best.ckpt"
+    return trained(tmp_path_factory, *SHORT, "data.unit=byte", "data.epoch_steps=5")
 
 
 def test_greedy_text(hello, script, tmp_path):
@@ -77,7 +78,7 @@ def test_what_the_vocabulary_lacks_is_folded_if_it_can_be(source, hello, script)
     assert refused.stderr == "Error: prompt has characters that the model's vocabulary 'helo' lacks: 'a'.\n"
 
 
-def test_the_unknown_sign_is_never_written(source, script):
+def test_the_unknown_character_is_never_generated(source, script):
     assert "\ufffd" not in script("generate", source, "length=3000", "temperature=20").stdout
 
 
@@ -95,15 +96,6 @@ def test_a_text_is_written_to_a_file_too(hello, script, tmp_path):
     assert (tmp_path / "a, b.txt").read_text() == written.stdout
 
 
-def test_a_text_comes_as_it_is_made(hello, tmp_path):
-    command = [sys.executable, str(ROOT / "scripts" / "generate.py"), hello, "length=1000000000"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    ) as job:
-        assert len(job.stdout.read(50)) == 50
-        job.kill()
-
-
 def test_a_reader_that_has_enough(hello, tmp_path):
     command = [sys.executable, str(ROOT / "scripts" / "generate.py"), hello, "length=100000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as job:
@@ -113,20 +105,14 @@ def test_a_reader_that_has_enough(hello, tmp_path):
         assert job.wait(60) == 0
 
 
-# a shell's background jobs ignore Ctrl-C, and so would what they start
-HEED = """
-import os, signal, sys
-signal.signal(signal.SIGINT, signal.SIG_DFL)
-os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
-"""
-
-
 def test_ctrl_c_ends_a_text(hello, tmp_path):
-    script = [sys.executable, str(ROOT / "scripts" / "generate.py"), hello, "length=1000000000"]
+    command = [sys.executable, str(ROOT / "scripts" / "generate.py"), hello, "length=1000000000"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # if it is ignored here, children ignore it
     with (tmp_path / "text").open("wb") as file:
-        job = subprocess.Popen([sys.executable, "-c", HEED, *script[1:]], stdout=file, stderr=subprocess.PIPE)
+        job = subprocess.Popen(command, stdout=file, stderr=subprocess.PIPE)
+    signal.signal(signal.SIGINT, before)
     try:
-        while not (tmp_path / "text").stat().st_size:
+        while not (tmp_path / "text").stat().st_size:  # it comes as it is generated
             assert job.poll() is None
             time.sleep(0.1)
         job.send_signal(signal.SIGINT)
@@ -141,9 +127,9 @@ def test_bytes_are_written_as_text(raw, script):
     assert written.stdout.startswith("日本")
 
 
-@pytest.mark.parametrize("unit", ["source", "raw"])
-def test_a_score_is_the_loss_of_the_text(unit, request, script, tmp_path):
-    ckpt = request.getfixturevalue(unit)
+@pytest.mark.parametrize("model", ["source", "raw"])
+def test_a_score_is_the_loss_of_the_text(model, request, script, tmp_path):
+    ckpt = request.getfixturevalue(model)
     text = "def f(x):\n    return 'é'\n" * 100
     (tmp_path / "mine.txt").write_text(text, encoding="utf-8")
     scored = script("generate", ckpt, "score=mine.txt", "out=nats.csv")
@@ -152,21 +138,23 @@ def test_a_score_is_the_loss_of_the_text(unit, request, script, tmp_path):
     cell = dict(saved["hyper_parameters"]["cell"])
     network = SimpleRNN(cell, spec["input_size"], spec["output_size"], "all")
     network.load_state_dict({name[8:]: value for name, value in saved["state_dict"].items()})
-    signs = spec["vocab"]
-    tokens = [signs.index(s if s in signs else "\ufffd") for s in text] if signs else list(text.encode())
+    characters = spec["vocab"]
+    known = [character if character in characters else "\ufffd" for character in text]
+    tokens = list(map(characters.index, known)) if characters else list(text.encode())
     with torch.no_grad():
         out, _ = network(torch.tensor([tokens[:-1]]))
     nats = F.cross_entropy(out[0], torch.tensor(tokens[1:]), reduction="none")
     row = dict(line.strip("│ \n").replace(" ", "").split("│") for line in scored.stdout.splitlines() if "│" in line)
-    sign = "character" if signs else "byte"
-    assert int(row[f"{sign}spredicted,allbutthefirst"].replace(",", "")) == len(nats)
-    assert float(row[f"natsper{sign}"]) == pytest.approx(nats.mean().item(), abs=1e-5)
-    assert float(row[f"bitsper{sign}"]) == pytest.approx(nats.mean().item() / math.log(2), abs=1e-5)
+    unit = "character" if characters else "byte"
+    assert int(row[f"{unit}spredicted,allbutthefirst"].replace(",", "")) == len(nats)
+    assert float(row[f"natsper{unit}"]) == pytest.approx(nats.mean().item(), abs=1e-5)
+    assert float(row[f"bitsper{unit}"]) == pytest.approx(nats.mean().item() / math.log(2), abs=1e-5)
     assert float(row["perplexity"]) == pytest.approx(nats.mean().exp().item(), rel=1e-5)
     with (tmp_path / "nats.csv").open(newline="", encoding="utf-8") as file:
         table = list(csv.DictReader(file))
     assert [float(line["nats"]) for line in table] == pytest.approx(nats.tolist(), abs=1e-4)
-    assert [line[sign] for line in table] == (list(text[1:]) if signs else [str(byte) for byte in text.encode()[1:]])
+    content = text if characters else map(str, text.encode())
+    assert [line[unit] for line in table] == list(content)[1:]
 
 
 @pytest.mark.parametrize(
@@ -200,10 +188,8 @@ def test_what_a_user_can_get_wrong(arguments, words, hello, script, tmp_path):
 @pytest.mark.parametrize(
     ("fault", "right"),
     [
-        ("temperature=-1", "a number above 0; top_k=1"),
-        ("temperature=hot", "a number above 0"),
+        ("temperature=hot", "a number above 0; top_k=1"),
         ("top_p=1.1", "above 0, at most 1"),
-        ("top_p=0", "above 0, at most 1"),
         ("top_k=-1", "0 keeps all"),
         ("length=0", "1 or more"),
         ("num_samples=0", "1 or more"),
@@ -263,8 +249,8 @@ LOGITS = torch.tensor([0.4, 0.3, 0.2, 0.06, 0.04]).log()
     ],
     ids=str,
 )
-def test_what_is_drawn(how, expected):
-    """20,000 draws against the distribution that the definitions give."""
+def test_samples_have_the_right_distribution(how, expected):
+    """20,000 samples against the distribution that the definitions give."""
     expected = torch.tensor(expected) / sum(expected)
     order = torch.tensor([3, 0, 4, 1, 2])  # not sorted, as logits are
 

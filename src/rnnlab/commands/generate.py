@@ -44,9 +44,9 @@ def generate(cfg: DictConfig, literal: dict[str, str]) -> None:
     **Raises:** `UserError` for a checkpoint of another task, characters that the model does not know, and files that
     cannot be read or written.
     """
+    check_parts(cfg)
     given: Any = OmegaConf.to_container(cfg)
-    check_parts(OmegaConf.create({key: value for key, value in given.items() if value != "???"}))
-    options = SimpleNamespace(**{**given, **literal})  # type: ignore[dict-item]
+    options = SimpleNamespace(**{**given, **literal})
     require(options.ckpt != "???", "ckpt is needed: give ckpt=PATH. --help shows examples.")
     if options.device == "cuda":
         require(torch.cuda.is_available(), "device=cuda: torch finds no GPU. Use cpu.")
