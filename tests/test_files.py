@@ -607,9 +607,9 @@ def test_what_is_no_file(overrides, suffix, tmp_path):
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(bound))
     for path, words in (
-        (pipe, "is a pipe or device: give a file."),
-        (device, "is a pipe or device"),
-        (bound, "is a pipe or device"),
+        (pipe, "is not a regular file."),
+        (device, "is not a regular file."),
+        (bound, "is not a regular file."),
         (broken, "there is no such file."),
         (f"http://127.0.0.1/x{suffix}", "there is no such file."),
         (f"file://{pipe}", "there is no such file."),
@@ -619,7 +619,7 @@ def test_what_is_no_file(overrides, suffix, tmp_path):
     ):
         assert words in refused(overrides, path=str(path))
     if overrides is not TEXT:
-        assert "is a folder: give a file." in refused(overrides, path=str(tmp_path))
+        assert "is not a regular file." in refused(overrides, path=str(tmp_path))
 
 
 def test_names_of_no_file(tmp_path):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import conftest
 import pytest
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from conftest import ROOT, TEXT
 from hydra import compose, initialize_config_dir
 
+from rnnlab.commands import generate
 from rnnlab.config.validate import check_parts
 from rnnlab.nn.rnn import SimpleRNN
 from rnnlab.tasks.sampling import probabilities, write
@@ -120,6 +122,12 @@ def test_ctrl_c_ends_a_text(hello, tmp_path):
         assert job.returncode == 130
     finally:
         job.kill()
+
+
+def test_control_characters_are_escaped_on_a_terminal_only(monkeypatch):
+    assert generate._shown("\x1b[31m\n") == "\x1b[31m\n"
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: True))
+    assert generate._shown("\x1b[31m\n") == "\\x1b[31m\n"
 
 
 def test_bytes_are_written_as_text(raw, script):

@@ -46,8 +46,7 @@ def open_file(path: Path, what: str) -> BinaryIO:
     """
     with reading(what):
         if path.exists() and not path.is_file():
-            kind = "a folder" if path.is_dir() else "a pipe or device"
-            raise UserError(f"{what} is {kind}: give a file.")
+            raise UserError(f"{what} is not a regular file.")
         return path.open("rb")
 
 
