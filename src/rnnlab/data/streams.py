@@ -84,10 +84,11 @@ class StatefulTrainBatches(TrainBatches):
         self.next_batch = state["next_batch"] if state.get("settings") == self.settings else -1
 
     def read(self, position: int) -> Iterator[BatchSlices]:
-        begin = self.epoch * self.steps
-        for batch in range(begin + position, begin + self.steps):
+        first, end = self.epoch * self.steps + position, (self.epoch + 1) * self.steps
+        for batch in range(first, end):
             number, step = divmod(batch, self.steps_per_pass)
-            shift = np.random.default_rng((self.seed, number)).integers(self.max_shift + 1)
+            if step == 0 or batch == first:
+                shift = np.random.default_rng((self.seed, number)).integers(self.max_shift + 1)
             carry_state = step > 0 and batch == self.next_batch  # not after an epoch that was cut short
             self.next_batch = batch + 1
             yield BatchSlices(self.starts + shift + step * self.seq_len, self.seq_len, carry_state)
