@@ -13,7 +13,7 @@ import torch
 from conftest import TEXT
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from rnnlab.training import checkpoint
+from rnnlab.training import checkpoint_file
 
 KILLS = int(os.environ.get("KILLS", "1"))
 SAVES = 50 if KILLS > 1 else 10  # kills aimed at a save
@@ -108,8 +108,8 @@ def test_a_run_that_is_killed_ends_as_if_it_had_not_been(kind, script, tmp_path)
         folder = f"killed_{number}"
         killed = script("train", *arguments, folder=folder, killer=kill, check=False)
         kills += killed.returncode == -signal.SIGKILL  # else it was over by then
-        kept = checkpoint.kept(killed.folder)
-        step = checkpoint.load(kept[0])["global_step"] if kept else None
+        kept = checkpoint_file.kept(killed.folder)
+        step = checkpoint_file.load(kept[0])["global_step"] if kept else None
         print(f"{kind} {number}: ended by {killed.returncode} after {wait:.2f} of {end:.2f} s, at step {step}")
         again = script("train", *arguments, folder=folder)
         require_same(whole, outcome(again.folder))
@@ -134,6 +134,6 @@ def test_a_kill_in_the_middle_of_a_save_leaves_a_checkpoint(script, tmp_path):
 
         script("train", *arguments, killer=kill, check=False)
         inside += partial.exists()
-        checkpoint.load(last)
+        checkpoint_file.load(last)
     print(f"{inside} of {SAVES} kills came while a file was being written")
     assert inside > SAVES / 10

@@ -78,7 +78,7 @@ def test_all_random_numbers_go_on(tmp_path):
     draw()
     torch.save(random_state.state(), tmp_path / "state.pt")
     expected = draw()
-    random_state.go_on(torch.load(tmp_path / "state.pt", weights_only=True))
+    random_state.restore(torch.load(tmp_path / "state.pt", weights_only=True))
     assert draw() == expected
 
 

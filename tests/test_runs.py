@@ -16,6 +16,7 @@ from torch import nn
 from rnnlab.config import repository
 from rnnlab.data.spec import SequenceSpec
 from rnnlab.training import checkpoint
+from rnnlab.training.checkpoint_file import FORMAT
 
 ROOT = Path(__file__).parents[1]
 
@@ -147,7 +148,7 @@ def test_evaluate_gives_the_metrics_of_training_to_the_last_digit(overrides, scr
     trained = script("train", *overrides, "trainer.max_epochs=2", "mode=max")
     ckpt = trained.folder / "checkpoints" / "best.ckpt"
     best, last = (torch.load(ckpt.with_stem(name), weights_only=True) for name in ("best", "last"))
-    assert best["rnnlab"]["format"] == checkpoint.FORMAT
+    assert best["rnnlab"]["format"] == FORMAT
     assert best["global_step"] < last["global_step"]  # the loss falls
     evaluated = script("evaluate", f"ckpt={ckpt}", folder="evaluation")
     assert evaluated.metrics == trained.metrics

@@ -26,37 +26,35 @@ from rnnlab.utils.errors import require
 def benchmark(cfg: DictConfig) -> None:
     """Measure training steps per second of a run with all its callbacks and loggers, and of a plain loop, in turn.
 
-    Both train the same network from the same weights on the same batches with the same optimizer. The clock runs from
-    the first step to the end of training: validation, checkpoints, pictures and the bar count for the run, the plain
-    loop has none. A first pair warms up and is not counted. The table is left in `benchmark.json`, too.
+    Both train the same network from the same weights on the same batches with the same optimizer. The time is that from
+    the first step to the end of training, with validations, checkpoints and pictures, which the plain loop does not
+    have. A first pair warms up and is not counted. The result is written to `benchmark.json`, too.
     """
     check_run(cfg)
     check_devices(cfg.trainer)
     trainer = cfg.trainer
-    plain_too = trainer.devices == trainer.accumulate_grad_batches == 1
-    plain_too = plain_too and not trainer.overfit_batches and not cfg.compile
     require(
-        plain_too and trainer.precision in ("32-true", "bf16-mixed"),
+        trainer.devices == trainer.accumulate_grad_batches == 1
+        and not trainer.overfit_batches
+        and not cfg.compile
+        and trainer.precision in ("32-true", "bf16-mixed"),
         "The plain loop has one device, no accumulated gradients, no overfit_batches, no compile, and 32-true"
         " or bf16-mixed.",
     )
     quiet()
     folder = Path(HydraConfig.get().runtime.output_dir)
-    plain, full = [], []
+    rates: dict[str, list[float]] = {"plain loop (steps/s)": [], "rnnlab (steps/s)": [], "rnnlab / plain loop": []}
     for repeat in range(cfg.repeats + 1):
-        steps, seconds = _run(cfg, folder / str(repeat))
-        full.append(steps / seconds)
-        plain.append(steps / _plain(cfg, steps))
-    rows = {
-        "plain loop (steps/s)": plain[1:],
-        "rnnlab (steps/s)": full[1:],
-        "rnnlab / plain loop": [ours / theirs for ours, theirs in zip(full[1:], plain[1:], strict=True)],
-    }
-    figures = {name: {"median": statistics.median(row), "min": min(row), "max": max(row)} for name, row in rows.items()}
-    (folder / "benchmark.json").write_text(json.dumps({"steps": steps, **figures}, indent=2) + "\n", encoding="utf-8")
+        steps, seconds = _time_run(cfg, folder / str(repeat))
+        plain, full = steps / _time_plain_loop(cfg, steps), steps / seconds
+        for row, value in zip(rates.values(), (plain, full, full / plain), strict=True):
+            row.append(value)
     table = Table("", "median", "min", "max", title=f"{cfg.name}: {steps} steps, {cfg.repeats} pairs")
-    for name, figure in figures.items():
-        table.add_row(name, *(f"{value:.4g}" for value in figure.values()))
+    figures: dict[str, Any] = {"steps": steps}
+    for name, (_, *row) in rates.items():
+        figures[name] = {"median": statistics.median(row), "min": min(row), "max": max(row)}
+        table.add_row(name, *(f"{value:.4g}" for value in figures[name].values()))
+    (folder / "benchmark.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     tell(table)
 
 
@@ -68,7 +66,8 @@ class _Clock(pl.Callback):
         self.seconds = _now() - self.start
 
 
-def _run(cfg: DictConfig, folder: Path) -> tuple[int, float]:
+def _time_run(cfg: DictConfig, folder: Path) -> tuple[int, float]:
+    """Steps and seconds of a run."""
     pl.seed_everything(cfg.seed, verbose=False)
     datamodule, model = make_parts(cfg)
     clock = _Clock()
@@ -78,8 +77,8 @@ def _run(cfg: DictConfig, folder: Path) -> tuple[int, float]:
     return trainer.global_step, clock.seconds
 
 
-def _plain(cfg: DictConfig, steps: int) -> float:
-    """Seconds that the textbook loop takes for `steps` steps."""
+def _time_plain_loop(cfg: DictConfig, steps: int) -> float:
+    """Seconds of a textbook loop of `steps` steps."""
     pl.seed_everything(cfg.seed, verbose=False)
     datamodule, model = make_parts(cfg)
     on_gpu = cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()

@@ -1,4 +1,4 @@
-"""Where a run was made: what one has to know to make it again, beside its config."""
+"""`environment.json`: what one needs to know to repeat a run, beside its config."""
 
 import json
 import os
@@ -18,24 +18,17 @@ import torch
 from rnnlab.config.repository import HOME
 from rnnlab.utils.files import write_atomically
 
-FILE = "environment.json"
 
-
-def note(folder: Path, goes_on: bool) -> None:
-    """Write this start into `environment.json` in a run's folder, a list with an entry for each start of the run.
-
-    **Arguments:**
-
-    - `goes_on`: whether this start is not the first.
-    """
-    path = folder / FILE
+def note(folder: Path, resumes: bool) -> None:
+    """Write an entry for this start of a run; if it `resumes`, after those of earlier starts."""
+    path = folder / "environment.json"
     starts: list[Any] = []
-    if goes_on:
+    if resumes:
         with suppress(OSError, ValueError):
             starts = json.loads(path.read_text(encoding="utf-8"))
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     starts.append({
-        "time": datetime.now().astimezone().isoformat(timespec="seconds"), "command": sys.argv, **_source(),
+        "time": datetime.now().astimezone().isoformat(timespec="seconds"), "command": sys.argv, **_git_state(),
         "host": socket.gethostname(), "platform": platform.platform(), "gpus": gpus,
         "cpu": torch.backends.cpu.get_cpu_capability(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
         "python": platform.python_version(), "packages": _packages(),
@@ -45,19 +38,19 @@ def note(folder: Path, goes_on: bool) -> None:
 
 @cache
 def _packages() -> dict[str, str]:
-    """The version of every package that is installed."""
+    """The version of every installed package."""
     found = [(package.metadata["Name"], package.version) for package in distributions()]
     return dict(sorted(pair for pair in found if pair[0]))  # pip leaves some without a name
 
 
 @cache
-def _source() -> dict[str, Any]:
-    """The git commit of this repository, and whether all files are as they are there; null if that cannot be told."""
+def _git_state() -> dict[str, Any]:
+    """The commit of this repository, and whether the files equal it; null without git."""
     try:
-        said = [
+        commit, changes = (
             subprocess.run(["git", "-C", HOME, *words], capture_output=True, text=True, timeout=10, check=True).stdout
             for words in (["rev-parse", "HEAD"], ["status", "--porcelain"])
-        ]
+        )
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "clean": None}
-    return {"commit": said[0].strip(), "clean": not said[1]}
+    return {"commit": commit.strip(), "clean": not changes}

@@ -1,9 +1,8 @@
-"""What a run writes of its course, so that a run that goes on leaves no step out and has none twice."""
+"""Log files of a run, and how they follow it when it resumes: no step is missing and none is there twice."""
 
 import csv
 import io
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,15 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from rnnlab.training import run_record
 from rnnlab.utils.files import write_atomically
 
 TABLE = "metrics.csv"
+Row = dict[str, Any]
 
 
 class CSV(Logger):
-    """`metrics.csv`: a row for each step that is logged, a column for each metric, empty where it was not measured.
-
-    A row is written when the next step comes, and a run that goes on adds rows; Lightning's own begins anew.
+    """`metrics.csv`: a row for each logged step, a column for each metric. Lightning's `CSVLogger` would delete the
+    rows of a run that resumes.
 
     **Arguments:**
 
@@ -30,11 +28,8 @@ class CSV(Logger):
     def __init__(self, save_dir: str) -> None:
         super().__init__()
         self.path = Path(save_dir) / TABLE
-        self.columns, rows = _read(self.path)  # of a run that goes on
-        self.rows = len(rows)
-        self.row: dict[str, Any] = {name: value for name, value in rows[-1].items() if value} if rows else {}
-        self.is_written = bool(rows)  # the newest row, in an earlier state
-        self.changed = False
+        self.columns, self.rows = _read(self.path)
+        self.num_written = len(self.rows)
 
     @property
     def name(self) -> str:
@@ -49,91 +44,80 @@ class CSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        if str(self.row.get("step")) != str(step):
+        if not self.rows or int(self.rows[-1]["step"]) != step:
             self.save()
-            self.row, self.is_written = {}, False
-        self.row |= {name: float(value) for name, value in metrics.items()} | {"step": step}
-        self.changed = True
+            self.rows.append({})
+        row = {"step": step, **{name: float(value) for name, value in metrics.items()}}
+        new_columns = [name for name in row if name not in self.columns]
+        if new_columns or self.num_written == len(self.rows):
+            self.num_written = 0  # the whole table has to be written again
+        self.columns += new_columns
+        self.rows[-1] |= row
 
     @rank_zero_only
     def save(self) -> None:
-        if not self.changed:
-            return
-        missing = [name for name in ("step", *self.row) if name not in self.columns]
-        if missing or self.is_written:
-            self.columns += dict.fromkeys(missing)
-            rows = _read(self.path)[1]
-            _replace(self.path, self.columns, rows[:-1] if self.is_written else rows)
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            csv.DictWriter(file, self.columns).writerow(self.row)
-        self.rows += not self.is_written
-        self.is_written, self.changed = True, False
+        if self.num_written == 0 and self.rows:
+            _write(self.path, self.columns, self.rows)
+        elif self.num_written < len(self.rows):
+            with self.path.open("a", encoding="utf-8", newline="") as file:
+                csv.DictWriter(file, self.columns).writerows(self.rows[self.num_written :])
+        self.num_written = len(self.rows)
 
     def finalize(self, status: str) -> None:
         self.save()
 
 
 def flush(trainer: pl.Trainer) -> dict[str, int]:
-    """Bring to disk what the loggers hold.
+    """Write to disk what the loggers hold.
 
-    **Returns:** the bytes of each file of TensorBoard's, by its path in the run's folder, and the rows of the table,
-    for `rewind`.
+    **Returns:** the bytes of each TensorBoard file by its name, and the rows of the table, for `rewind`.
     """
     for logger in trainer.loggers:
         logger.save()
     folder = Path(trainer.default_root_dir)
-    for path in (*_events(folder), folder / TABLE):
-        if path.exists():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in _events(folder)}
-    rows = sum(logger.rows for logger in trainer.loggers if isinstance(logger, CSV))
+    for path in _log_files(folder):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    sizes = {path.name: path.stat().st_size for path in _log_files(folder)}
+    rows = sum(len(logger.rows) for logger in trainer.loggers if isinstance(logger, CSV))
     return {**sizes, TABLE: rows}
 
 
 def rewind(folder: Path, written: dict[str, int]) -> None:
-    """Take back what the loggers wrote in a run's folder after a checkpoint, from which the run is about to go on.
-
-    **Arguments:**
-
-    - `written`: what `flush` returned for the checkpoint.
-    """
-    for path in _events(folder):
-        before = written.get(str(path.relative_to(folder)), 0)
-        if before == 0:
+    """Remove what was logged in a run's folder after a checkpoint, for which `flush` returned `written`."""
+    for path in _log_files(folder):
+        size = written.get(path.name, 0)
+        if path.name == TABLE:
+            columns, rows = _read(path)
+            _write(path, columns, rows[:size])
+        elif size == 0:
             path.unlink()
-        elif before < path.stat().st_size:
-            os.truncate(path, before)
-    columns, rows = _read(folder / TABLE)
-    if rows:
-        _replace(folder / TABLE, columns, rows[: written.get(TABLE, 0)])
+        elif size < path.stat().st_size:
+            os.truncate(path, size)
 
 
 def set_aside(folder: Path) -> None:
-    """Keep what another run has logged in a folder under names that no one takes for the next run's."""
-    for path in (*_events(folder), folder / TABLE):
-        if path.exists():
-            path.replace(path.with_name(f"old.{path.name.replace('tfevents', 'events')}"))
+    """Rename the log files of another run, so that no reader takes them for the next run's."""
+    for path in _log_files(folder):
+        path.replace(path.with_name(f"old.{path.name.replace('tfevents', 'events')}"))
 
 
-def _events(folder: Path) -> Iterator[Path]:
-    """The files of TensorBoard's below a folder, but for those of other runs there."""
-    for path, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not (Path(path) / name / run_record.FILE).exists()]
-        yield from (Path(path) / name for name in files if "tfevents" in name)
+def _log_files(folder: Path) -> list[Path]:
+    table = folder / TABLE
+    return [*folder.glob("*tfevents*"), *([table] if table.exists() else [])]
 
 
-def _read(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    """Columns and rows; a row that was cut off is none."""
+def _read(path: Path) -> tuple[list[str], list[Row]]:
+    """Columns and rows of a table; none if it does not exist."""
     if not path.exists():
         return [], []
     with path.open(encoding="utf-8", newline="") as file:
-        lines = csv.DictReader(file)
-        rows = [row for row in lines if None not in row.values()]
-        return list(lines.fieldnames or []), rows
+        table = csv.DictReader(file)
+        rows = list(table)
+        return list(table.fieldnames or []), rows
 
 
-def _replace(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
+def _write(path: Path, columns: list[str], rows: list[Row]) -> None:
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, columns)
     table.writeheader()

@@ -13,21 +13,20 @@ from rnnlab.utils.errors import printable
 log = logging.getLogger(__name__)
 
 
-class Plain(Console):
-    """Shows text, that of a table's cells too, as it is, but for control characters, which it shows escaped."""
+class PlainConsole(Console):
+    """Shows text as it is, without markup; control characters, also in the cells of a table, are escaped."""
 
-    def render_str(self, text: str, **how: Any) -> Text:
-        return super().render_str(printable(text.replace("\r\n", "\n"), "\n\t"), **{**how, "emoji": False})
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text.replace("\r\n", "\n"), "\n\t"), **{**options, "emoji": False})
+
+    def show(self, content: RenderableType) -> None:
+        self.print(content, highlight=False, markup=False, soft_wrap=isinstance(content, str))
 
 
 @rank_zero_only
 def tell(content: RenderableType) -> None:
-    """Print text or a table, and log it, on the first rank only; the log goes to the run's folder only."""
-    _print(content, Plain())
-    record = Plain(file=io.StringIO(), width=120)
-    _print(content, record)
-    log.info("%s", record.file.getvalue().strip())  # type: ignore[attr-defined]
-
-
-def _print(content: RenderableType, console: Plain) -> None:
-    console.print(content, highlight=False, markup=False, soft_wrap=isinstance(content, str))
+    """Print text or a table on the first rank, and write it to the log of the run's folder."""
+    PlainConsole().show(content)
+    file = io.StringIO()
+    PlainConsole(file=file, width=120).show(content)
+    log.info("%s", file.getvalue().strip())

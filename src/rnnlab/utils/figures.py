@@ -1,4 +1,4 @@
-"""Where pictures and texts of a run go."""
+"""Figures and texts of a run: for TensorBoard and as files."""
 
 import gc
 import time
@@ -20,33 +20,33 @@ def tensorboard_loggers(trainer: pl.Trainer) -> list[TensorBoardLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero]
 
 
-class Sparingly:
-    """Lets what is only for looking at take a share of the time: used around it, `is_due` after a while.
+class TimeBudget:
+    """Limits a recurring task to a share of the time: `if budget.is_due(): with budget: ...`.
 
     **Arguments:**
 
     - `share`: of the time, at most.
-    - `expected`: seconds that the first use is thought to take.
+    - `expected`: seconds that the first use is expected to take.
     """
 
     def __init__(self, share: float, expected: float = 0.0):
         self.pause = 1 / share - 1
-        self.due = time.monotonic() + self.pause * expected
+        self.available_at = time.monotonic() + self.pause * expected
 
     def is_due(self) -> bool:
-        """Whether enough time has passed since it was last used."""
-        return time.monotonic() >= self.due
+        """Whether enough time has passed since the last use."""
+        return time.monotonic() >= self.available_at
 
     def __enter__(self) -> None:
         self.start = time.monotonic()
 
     def __exit__(self, *_: object) -> None:
         end = time.monotonic()
-        self.due = end + self.pause * (end - self.start)
+        self.available_at = end + self.pause * (end - self.start)
 
 
 def verbatim(text: str) -> str:
-    """Text as TensorBoard, which reads Markdown, shows it unchanged."""
+    """Text that TensorBoard, which renders Markdown, shows unchanged."""
     return "\n".join(f"    {line}" for line in printable(text.replace("\r\n", "\n"), "\n\t").split("\n"))
 
 
@@ -54,7 +54,7 @@ def save_figure(trainer: pl.Trainer, name: str, figure: Figure) -> None:
     """Draw a figure once, for TensorBoard's images and for `figures/<name>.png` in the run's folder."""
     figure.set_dpi(110)
     canvas = FigureCanvasAgg(figure)
-    with warnings.catch_warnings(action="ignore"):  # of letters that no font has
+    with warnings.catch_warnings(action="ignore"):  # about characters that no font has
         canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
     for board in tensorboard_loggers(trainer):
@@ -62,5 +62,5 @@ def save_figure(trainer: pl.Trainer, name: str, figure: Figure) -> None:
     folder = Path(trainer.default_root_dir) / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(folder / f"{name}.png")
-    figure.clear()  # its parts refer to each other, and would stay in memory until Python looks for such, which is rare
+    figure.clear()  # its parts refer to each other, and would stay in memory until the next garbage collection
     gc.collect()

@@ -1,4 +1,4 @@
-"""Checkpoints: written so that one survives whatever happens, and holds all that a run needs to go on exactly."""
+"""Writes checkpoints: complete or not at all, and with all that a run needs to resume exactly."""
 
 import math
 import os
@@ -13,23 +13,25 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from rnnlab.nn.gradients import largest
-from rnnlab.training import checkpoint, loggers
-from rnnlab.training.checkpoint import FORMAT
+from rnnlab.training import loggers
+from rnnlab.training.checkpoint_file import FORMAT, is_whole, load
+from rnnlab.training.lightning_patches import update_plateau_schedulers
 from rnnlab.utils.errors import Lost, UserError, require
 
 
 class AtomicIO(TorchCheckpointIO):
     """Writes beside the destination, flushes to disk, then renames: a reader sees the old file or the whole new one.
 
-    The `last.ckpt` that another replaces stays as `previous.ckpt` beside it, if it is whole.
+    The `last.ckpt` that is replaced stays as `previous.ckpt`, if it is whole.
 
     **Raises:** `Lost` if the disk is full; `UserError` for content that could not be loaded again.
     """
 
     def __init__(self) -> None:
-        self.proven = False  # what this process writes can be read
+        self.last_is_whole = False  # once this process has written it
 
     def save_checkpoint(self, content: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
@@ -42,42 +44,43 @@ class AtomicIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:
             partial.unlink(missing_ok=True)
-            cause = next((part for part in (error, error.__context__) if isinstance(part, OSError)), None)
+            cause = error if isinstance(error, OSError) else error.__context__  # torch's writer fails once more
             raise Lost(
-                f"{path} cannot be written: {cause.strerror if cause else error}. The checkpoints of earlier steps are "
+                f"{path} cannot be written: {getattr(cause, 'strerror', error)}. The checkpoints of earlier steps are "
                 "intact: make room, then go on with the same command, or ckpt=last."
             ) from error
-        strange = checkpoint.named(partial) if self.proven else checkpoint.verify(partial)
+        unsafe = get_unsafe_globals_in_checkpoint(str(partial))
         require(
-            not strange,
-            f"A callback or module puts {', '.join(strange)} into the checkpoint, which would not be loaded again. "
+            not unsafe,
+            f"A callback or module puts {', '.join(unsafe)} into the checkpoint, which would not be loaded again. "
             "Let its state_dict hold tensors and plain values.",
         )
-        if path.name == "last.ckpt" and path.exists() and (self.proven or checkpoint.is_whole(path)):
-            _link(path, path.with_name("previous.ckpt"))
+        if path.name == "last.ckpt" and path.exists():
+            if self.last_is_whole or is_whole(path):
+                _link(path, path.with_name("previous.ckpt"))
+            self.last_is_whole = True
         partial.replace(path)
         _flush_names(path.parent)
-        self.proven = True
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return checkpoint.load(path)
+        return load(path)
 
 
 class BestAndLast(Checkpoint):
-    """Keeps `last.ckpt` and `best.ckpt`, both decided after each validation and at the end of training.
+    """Writes `last.ckpt` and `best.ckpt` after each validation and at the end of training.
 
-    `last.ckpt` is also written every few minutes, between two steps; `callbacks.stop.Stop` says when.
+    `last.ckpt` is also written between two steps when `is_due`, see `rnnlab.training.callbacks.signals.Stop`.
 
     **Arguments:**
 
     - `folder`: where they go.
     - `monitor`, `mode`: the metric that decides, and whether `"min"` or `"max"` of it is best.
     - `config`: plain dicts `model` and `data`, from which a checkpoint alone can be evaluated.
-    - `every_minutes`: the longest time between two checkpoints, but for that of a validation.
-    - `overrides`: which run it is; one with others goes on where this one stopped early.
+    - `every_minutes`: the longest time between two checkpoints, apart from a validation's duration.
+    - `overrides`: identify the run. Early stopping is final for this run; one with other settings continues.
 
-    **Raises:** `UserError` if a weight or the monitored metric is infinite or not a number, instead of saving it, and
-    after a validation that did not measure `monitor`.
+    **Raises:** `UserError` if a weight or the monitored metric is not finite, instead of saving it, and if a validation
+    does not measure `monitor`.
     """
 
     state_key = "checkpoints"  # survives a new name of the class
@@ -102,27 +105,31 @@ class BestAndLast(Checkpoint):
         self.saved_step = -1
         self.rank = 0
         self.stopping = False  # early, at what was saved
-        self.metrics: dict[str, torch.Tensor] = {}  # of the newest validation, for who looks at them when an epoch ends
+        self.metrics: dict[str, torch.Tensor] = {}  # of the last validation, for callbacks at the end of an epoch
 
     @property
     def is_due(self) -> bool:
-        """Whether the last checkpoint is older than it should be; the first process's clock counts."""
+        """Whether the last checkpoint is older than it should be, by the clock of the first process."""
         return self.rank == 0 and time.monotonic() > self.saved_at + self.pause
 
     def save(self, trainer: pl.Trainer) -> None:
         """Write `last.ckpt`."""
         _check_weights(trainer)
-        self._write(trainer)
+        self._save(trainer, is_best=False)
 
-    def _write(self, trainer: pl.Trainer) -> None:
-        self.stopping, self.metrics = trainer.should_stop, {**trainer.callback_metrics}
-        trainer.save_checkpoint(self.last)
-        self.saved_step, self.saved_at = trainer.global_step, time.monotonic()
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.rank = trainer.global_rank
+        self.saved_at = time.monotonic()
+        trainer.should_stop |= self.stopping
+        trainer.callback_metrics.update(self.metrics)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
             _check_weights(trainer)
             self._save(trainer, self._improved(trainer))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        update_plateau_schedulers(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         undecided = self.best_score is None and self.best_step != trainer.global_step
@@ -134,16 +141,6 @@ class BestAndLast(Checkpoint):
         written = loggers.flush(trainer) if trainer.is_global_zero else {}
         checkpoint["rnnlab"] = {"format": FORMAT, "written": written, **self.config}
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.rank = trainer.global_rank
-        self.saved_at = time.monotonic()
-        trainer.should_stop |= self.stopping
-        trainer.callback_metrics.update(self.metrics)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # in the first epoch of a run that goes on Lightning would leave out schedulers that wait for a metric
-        trainer.fit_loop._restarting = False
-
     def state_dict(self) -> dict[str, Any]:
         return {
             "monitor": self.monitor, "best_score": self.best_score, "best_step": self.best_step,
@@ -153,30 +150,37 @@ class BestAndLast(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self.best.exists() and state_dict["monitor"] == self.monitor:
-            score = state_dict["best_score"]
-            self.best_score, self.best_step = None if score is None else float(score), int(state_dict["best_step"])
+            self.best_score, self.best_step = state_dict["best_score"], state_dict["best_step"]
         self.stopping = state_dict["stopping"] and state_dict["overrides"] == self.overrides
         self.metrics = state_dict["metrics"]
 
-    def inherit(self, path: Path, saved: dict[str, Any]) -> None:
-        """Take over the best checkpoint of the run that goes on from `path`, so that it stays the one to beat.
+    def inherit(self, path: Path, saved: dict[str, Any], writes: bool) -> None:
+        """Keep the best checkpoint of the run that resumes from `path` as the one to improve on.
 
-        Whoever wrote `path` may have been killed before it called it the best.
+        **Arguments:**
+
+        - `saved`: the content of `path`.
+        - `writes`: whether this process is the one that writes.
         """
-        if not checkpoint.is_whole(self.best) and self.best.exists():
+        if path.absolute() == self.last.absolute():
+            self.saved_step = saved["global_step"]  # if nothing is left to train, it stays as it is
+        if not writes:
+            return
+        if self.best.exists() and not is_whole(self.best):
             self.best.replace(self.best.with_suffix(".old"))
-        its = saved.get("callbacks")
-        mine = its.get(self.state_key) if isinstance(its, dict) else None
-        is_best = isinstance(mine, dict) and mine.get("best_step") == saved["global_step"]
+        # a run may have been killed after it wrote its best weights as `last.ckpt` and before it linked `best.ckpt`
+        is_best = saved["callbacks"].get(self.state_key, {}).get("best_step") == saved["global_step"]
         best = path if is_best else path.with_name("best.ckpt")
-        if best != self.best and (is_best or not self.best.exists()) and checkpoint.is_whole(best):
+        if best != self.best and (is_best or not self.best.exists()) and is_whole(best):
             _link(best, self.best)
 
     def _save(self, trainer: pl.Trainer, is_best: bool) -> None:
         if is_best:
             self.best_step = trainer.global_step
-        self._write(trainer)
-        if trainer.is_global_zero and (is_best or not self.best.exists()):
+        self.stopping, self.metrics = trainer.should_stop, {**trainer.callback_metrics}
+        trainer.save_checkpoint(self.last)
+        self.saved_step, self.saved_at = trainer.global_step, time.monotonic()
+        if trainer.is_global_zero and is_best:
             _link(self.last, self.best)  # last.ckpt is replaced, never written into
 
     def _improved(self, trainer: pl.Trainer) -> bool:
@@ -185,7 +189,7 @@ class BestAndLast(Checkpoint):
             names = ", ".join(sorted(measured))
             raise UserError(f"monitor={self.monitor} is not measured by the validation. It measures: {names}.")
         score = float(measured[self.monitor])
-        _require_finite(self.monitor, score, trainer.global_step)
+        require_finite(self.monitor, score, trainer.global_step)
         if self.best_score is not None and self.sign * score >= self.sign * self.best_score:
             return False
         self.best_score = score
@@ -194,10 +198,11 @@ class BestAndLast(Checkpoint):
 
 def _check_weights(trainer: pl.Trainer) -> None:
     size = largest([weight.detach() for weight in trainer.lightning_module.parameters()])
-    _require_finite("a weight", size.item(), trainer.global_step)
+    require_finite("a weight", size.item(), trainer.global_step)
 
 
-def _require_finite(what: str, value: float, step: int) -> None:
+def require_finite(what: str, value: float, step: int) -> None:
+    """Raise `UserError` if a value is infinite or not a number."""
     require(
         math.isfinite(value),
         f"{what} is {value} at step {step}. The checkpoints of earlier steps are intact. "
@@ -206,7 +211,7 @@ def _require_finite(what: str, value: float, step: int) -> None:
 
 
 def _link(path: Path, other: Path) -> None:
-    """Let `other` be a second name of a file, or a copy of it, whole at any time."""
+    """Make `other` a second name of a file, or a copy of it; it is whole at any time."""
     partial = other.with_suffix(".partial")
     partial.unlink(missing_ok=True)
     other.parent.mkdir(parents=True, exist_ok=True)
@@ -219,7 +224,7 @@ def _link(path: Path, other: Path) -> None:
 
 
 def _flush_names(folder: Path) -> None:
-    """Bring renamed files to disk; where a folder is no file, the system sees to it."""
+    """Bring renamed files to disk; a file system whose folders cannot be opened does so by itself."""
     with suppress(OSError):
         number = os.open(folder, os.O_RDONLY)
         try:

@@ -1,7 +1,6 @@
-"""Scalars over the steps of a run, and the guard against a loss that is not a number."""
+"""Scalars over the steps of a run."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 from rnnlab.nn.gradients import total_norm
-from rnnlab.utils.errors import UserError
+from rnnlab.training.callbacks.checkpoints import require_finite
 from rnnlab.utils.figures import save_figure, tensorboard_loggers
 from rnnlab.utils.files import write_atomically
 
@@ -21,29 +20,26 @@ LOSSES = ("train/loss", "val/loss")
 
 
 class Curves(pl.Callback):
-    """Writes `train/loss`, `train/grad_norm`, `train/lr` and every validation metric to the loggers.
+    """Logs `train/loss`, `train/grad_norm`, `train/lr` and every validation metric.
 
-    `train/loss` is the mean over the steps since it was last written, every `trainer.log_every_n_steps`. The losses of
-    the steps between stay where they are, so that a GPU is not waited for. The gradient norm is that before clipping.
-    In TensorBoard training and validation loss share a chart (Custom Scalars); `figures/loss.png` shows the same, and
-    `curves.json` holds it: `{"val/loss": [[step, value], ...], ...}`. A run that is resumed adds to what it resumes.
+    `train/loss` is the mean over the steps since the last point, every `trainer.log_every_n_steps`; until then losses
+    stay on their device, so that a GPU is not waited for. `train/grad_norm` is that before clipping. The history is
+    also written as `figures/loss.png` and `curves.json`: `{"val/loss": [[step, value], ...], ...}`.
 
     **Arguments:**
 
     - `monitor`: a metric that `curves.json` holds beside the losses.
 
-    **Raises:** `UserError` with the step at which the loss became infinite or not a number, before a checkpoint of what
-    came of it is written. A step that was skipped, see `NonFiniteGradientGuard`, is no such step; its loss
-    is in no mean.
+    **Raises:** `UserError` for a loss that is not finite. A step that `NonFiniteGradientGuard` skips is in no mean.
     """
 
     state_key = "curves"  # survives a new name of the class
 
     def __init__(self, monitor: str = "val/loss") -> None:
-        self.losses: list[tuple[int, Tensor, Any]] = []  # (step, loss, whether it was left out) since the last mean
-        self.pending: list[Tensor] = []  # losses of batches whose step is still to come
+        self.losses: list[tuple[int, Tensor, Any]] = []  # (step, loss, whether it was skipped) since the last mean
+        self.accumulating: list[Tensor] = []  # losses of batches whose step is still to come
         self.stepped = False
-        self.grad_norm: Tensor | None = None
+        self.grad_norm: Tensor | None = None  # of the newest step, if it is to be logged
         self.history: dict[str, list[tuple[int, float]]] = {"train/loss": [], "val/loss": [], monitor: []}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -56,45 +52,41 @@ class Curves(pl.Callback):
     ) -> None:
         self.stepped = True
         if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-            self.grad_norm = total_norm(gradients)
+            self.grad_norm = total_norm([weight.grad for weight in pl_module.parameters() if weight.grad is not None])
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.pending.append(outputs["loss"])
-        if not self.stepped:  # gradients are being accumulated
+        self.accumulating.append(outputs["loss"])
+        if not self.stepped:
             return
-        bad = pl_module.guard.bad  # type: ignore[union-attr]
-        self.losses += [(trainer.global_step, loss, bad) for loss in self.pending]
-        self.pending, self.stepped = [], False
+        skipped = pl_module.guard.bad  # type: ignore[union-attr]
+        self.losses += [(trainer.global_step, loss, skipped) for loss in self.accumulating]
+        self.accumulating, self.stepped = [], False
         if self.grad_norm is not None:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
             norm = self.grad_norm.item()
-            self._write(trainer, {**self._mean_loss(trainer), "train/grad_norm": norm, "train/lr": rate})
+            self._log(trainer, {**self._mean_loss(trainer), "train/grad_norm": norm, "train/lr": rate})
             self.grad_norm = None
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._write_rest(trainer)
+        if self.losses:
+            self._log(trainer, self._mean_loss(trainer))
+
+    on_train_end = on_validation_start
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
-            metrics = {
-                name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")
-            }
-            self._write(trainer, metrics)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._write_rest(trainer)
+            measured = trainer.callback_metrics.items()
+            self._log(trainer, {name: float(value) for name, value in measured if name.startswith("val/")})
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if any(self.history.values()):  # what was seen until then
+        if any(self.history.values()):
             self.on_fit_end(trainer, pl_module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            content = json.dumps(self.history)
-            write_atomically(Path(trainer.default_root_dir) / "curves.json", content + "\n")
+            write_atomically(Path(trainer.default_root_dir) / "curves.json", json.dumps(self.history) + "\n")
             save_figure(trainer, "loss", self._figure(pl_module.loss_label))  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
@@ -105,36 +97,27 @@ class Curves(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for name, points in state_dict["history"].items():
             self.history[name] = [(int(step), value) for step, value in points.tolist()]
-        self.losses = [(step, torch.tensor(value), bad) for step, value, bad in state_dict["losses"]]
-
-    def _write_rest(self, trainer: pl.Trainer) -> None:
-        if self.losses:
-            self._write(trainer, self._mean_loss(trainer))
+        self.losses = [(step, torch.tensor(value), skipped) for step, value, skipped in state_dict["losses"]]
 
     def _of_all_ranks(self, reduce: Any) -> list[tuple[int, float, bool]]:
         """The losses that are in no mean yet, each the mean over the ranks."""
-        steps, losses, left_out = zip(*self.losses, strict=True)
+        steps, losses, skipped = zip(*self.losses, strict=True)
         stacked = torch.stack([loss.to(losses[-1].device) for loss in losses])
         values = reduce(stacked, reduce_op="mean").tolist()  # here a GPU is waited for
-        return [(step, value, bool(bad)) for step, value, bad in zip(steps, values, left_out, strict=True)]
+        return list(zip(steps, values, map(bool, skipped), strict=True))
 
     def _mean_loss(self, trainer: pl.Trainer) -> dict[str, float]:
-        """The mean of the losses since the last call over all ranks, of steps that were taken; these must be finite."""
-        every = self._of_all_ranks(trainer.strategy.reduce)
-        taken = [(step, value) for step, value, bad in every if not bad]
+        """The mean of the losses since the last call, over all ranks and the steps that were taken."""
+        taken = [(step, value) for step, value, skipped in self._of_all_ranks(trainer.strategy.reduce) if not skipped]
         self.losses.clear()
         for step, value in taken:
-            if not math.isfinite(value):
-                raise UserError(
-                    f"train/loss is {value} at step {step}. The checkpoints of earlier steps are intact. "
-                    "Try a smaller optim.lr, or trainer.gradient_clip_val=1.0."
-                )
+            require_finite("train/loss", value, step)
         if not taken:
             return {}
-        # lightning has divided each by the number of batches that are accumulated
+        # Lightning has divided each by the number of batches that are accumulated
         return {"train/loss": trainer.accumulate_grad_batches * sum(value for _, value in taken) / len(taken)}
 
-    def _write(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
+    def _log(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
         for name, points in self.history.items():
             if name in metrics:
                 points.append((trainer.global_step, metrics[name]))
@@ -144,19 +127,18 @@ class Curves(pl.Callback):
     def _figure(self, label: str) -> Figure:
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()
-        curves = {name: self.history[name] for name in LOSSES}
-        for (name, points), color in zip(curves.items(), ("tab:blue", "tab:orange"), strict=True):
-            if points:
+        axes.set(xlabel="optimizer step", ylabel=label)
+        axes.grid(alpha=0.3)
+        for name, color in zip(LOSSES, ("tab:blue", "tab:orange"), strict=True):
+            if points := self.history[name]:
                 axes.plot(*zip(*points, strict=True), color=color, label=name, marker="." if len(points) < 30 else None)
-        values = [value for points in curves.values() for _, value in points]
-        if values and min(values) > 0 and max(values) > 10 * min(values):
+        values = [value for name in LOSSES for _, value in self.history[name]]
+        if values:
+            axes.legend()
+        if values and max(values) > 10 * min(values) > 0:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter(NullFormatter())
             if max(values) < 100 * min(values):
                 axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.set(xlabel="optimizer step", ylabel=label)
-        axes.grid(alpha=0.3)
-        if values:
-            axes.legend()
         return figure

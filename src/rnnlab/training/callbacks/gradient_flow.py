@@ -13,7 +13,7 @@ from rnnlab.nn.bptt import gradients_through_time, norm_per_step, recorded
 from rnnlab.nn.gradients import total_norm
 from rnnlab.training.callbacks.gradient_flow_figure import SMALLEST, Traces, plot
 from rnnlab.utils.console import tell
-from rnnlab.utils.figures import Sparingly, save_figure
+from rnnlab.utils.figures import TimeBudget, save_figure
 
 
 class GradientFlow(pl.Callback):
@@ -38,7 +38,7 @@ class GradientFlow(pl.Callback):
         self.last_probe = -1  # optimizer step
         self.weights_before: list[Tensor] = []
         self.traces: Traces = {}
-        self.drawing = Sparingly(1 / 50, 0.5)
+        self.drawing = TimeBudget(1 / 50, 0.5)
 
     def state_dict(self) -> dict[str, Any]:
         traces = {name: (steps, torch.from_numpy(norms)) for name, (steps, norms) in self.traces.items()}

@@ -1,4 +1,4 @@
-"""What the network makes of the validation set, to read and to look at."""
+"""What the model makes of the validation set, as text and figures."""
 
 from typing import Any
 
@@ -7,19 +7,19 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from rnnlab.utils.console import tell
-from rnnlab.utils.figures import Sparingly, save_figure, tensorboard_loggers, verbatim
+from rnnlab.utils.figures import TimeBudget, save_figure, tensorboard_loggers, verbatim
 
 
 class Pictures(pl.Callback):
-    """At validations, puts the task's `text` and `figures` into TensorBoard; the newest figures into `figures/`.
+    """Writes the task's `text` and `figures` to TensorBoard at validations, the newest figures to `figures/`.
 
-    Texts are printed, too, but for the last one: a run ends with the text of its best checkpoint. Drawing may take a
-    tenth of the time: a validation that follows too soon has no figures, but for the last one.
+    Texts are also printed, but for the last: a run ends with the text of its best checkpoint. Figures may take a tenth
+    of the time; a validation that follows too soon has none, but for the last.
     """
 
     def __init__(self) -> None:
-        self.drawing = Sparingly(1 / 10)
-        self.late = False  # the newest validation has no figures
+        self.drawing = TimeBudget(1 / 10)
+        self.is_skipped = False  # the newest validation has no figures
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or not trainer.is_global_zero:
@@ -33,25 +33,25 @@ class Pictures(pl.Callback):
                 board.experiment.add_text("sample", verbatim(text), trainer.global_step)
             if trainer.global_step < trainer.estimated_stepping_batches:
                 tell(f"\nat step {trainer.global_step}:\n{text}\n")
-        self.late = not self.drawing.is_due()
-        if not self.late:
-            self._publish(trainer, task, "val")
+        self.is_skipped = not self.drawing.is_due()
+        if not self.is_skipped:
+            self._draw(trainer, task, "val")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         task: Any = pl_module
         task.gather()  # on every rank, though only the first draws
-        if self.late:
+        if self.is_skipped:
             task.eval()  # as in a validation
-            self._publish(trainer, task, "val")
+            self._draw(trainer, task, "val")
             task.train()
         task.scatter()
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            self._publish(trainer, pl_module, "test")
+            self._draw(trainer, pl_module, "test")
 
-    @torch.no_grad()  # the end of training is not a validation
-    def _publish(self, trainer: pl.Trainer, task: Any, split: str) -> None:
+    @torch.no_grad()
+    def _draw(self, trainer: pl.Trainer, task: Any, split: str) -> None:
         with self.drawing:
             for name, figure in task.figures(trainer.datamodule, split).items():  # type: ignore[attr-defined]
                 save_figure(trainer, name, figure)

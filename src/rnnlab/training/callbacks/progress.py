@@ -2,6 +2,7 @@
 
 import time
 from datetime import timedelta
+from math import inf
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,11 +13,11 @@ from rich.progress import Progress as Bar
 
 from rnnlab.utils.console import tell
 
-REDRAW = 0.2  # seconds; more would not be seen, and reading the loss waits for a GPU
+REDRAW = 0.2  # seconds; reading the loss more often would make a GPU wait and not be seen
 
 
 class Progress(ProgressBar):
-    """Step, loss, validation metric, steps per second and time left, over all epochs of a fit.
+    """Shows step, loss, validation metric, steps per second and time left.
 
     **Arguments:**
 
@@ -35,10 +36,7 @@ class Progress(ProgressBar):
         self.monitored = ""
 
     def disable(self) -> None:
-        self.interval = float("inf")
-
-    def enable(self) -> None:
-        self.interval = REDRAW if self.console.is_terminal else self.interval
+        self.interval = inf
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.total = trainer.estimated_stepping_batches
@@ -47,13 +45,12 @@ class Progress(ProgressBar):
         if self.console.is_terminal and trainer.is_global_zero:
             self.bar = Bar(BarColumn(24), TextColumn("{task.description}"), console=self.console, auto_refresh=False)
             self.bar.start()
-            total = None if self.total == float("inf") else self.total
-            self.task = self.bar.add_task("", total=total, completed=self.first_step)
+            self.task = self.bar.add_task("", total=None if self.total == inf else self.total)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.loss = outputs["loss"]  # a share of it if gradients are accumulated
+        self.loss = outputs["loss"]
         if time.monotonic() - self.shown >= self.interval:
             self._show(trainer)
 
@@ -86,14 +83,12 @@ class Progress(ProgressBar):
         self.shown = time.monotonic()
         if not trainer.is_global_zero:
             return
-        step = trainer.global_step
+        step, of_total, left = trainer.global_step, "", ""
         rate = (step - self.first_step) / max(self.shown - self.started, 1e-9)
-        of_total, left = "", ""
-        if self.total != float("inf"):
+        if self.total != inf:
             of_total = f"/{self.total}"
-            if rate:
-                left = f"  {timedelta(seconds=round((self.total - step) / rate))} left"
-        loss = float(self.loss) * trainer.accumulate_grad_batches
+            left = f"  {timedelta(seconds=round((self.total - step) / rate))} left" if rate else ""
+        loss = float(self.loss) * trainer.accumulate_grad_batches  # which Lightning has divided by
         text = f"step {step}{of_total}  train/loss {loss:.4g}{self.monitored}  {rate:.0f} steps/s{left}{doing}"
         if self.bar is not None:
             self.bar.update(self.task, description=text, completed=step, refresh=True)

@@ -1,4 +1,4 @@
-"""Random numbers that go on where a checkpoint left them."""
+"""Random numbers that continue where a checkpoint left them."""
 
 import random
 from typing import Any, cast
@@ -10,33 +10,32 @@ import torch.distributed as dist
 
 
 class RandomNumbers(pl.Callback):
-    """Keeps the states of torch's, numpy's and Python's random numbers in checkpoints, those of every rank.
+    """Keeps the state of torch's, numpy's and Python's generators in checkpoints, for each rank.
 
-    They differ between ranks, and go on with the first batch of a run that goes on: only then has all been built that
-    draws some, too. So this is the first of a trainer's callbacks.
+    They are restored at the first batch, when everything is built that uses random numbers, too: so this has to be the
+    first of a trainer's callbacks.
     """
 
     state_key = "random_state"  # survives a new name of the class
 
     def __init__(self) -> None:
-        self.states: list[dict[str, Any]] | None = None  # of each rank, to go on from
+        self.states: list[dict[str, Any]] | None = None  # of each rank, to be restored
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.global_rank > 0:  # until now every rank drew the same, for the same weights
+        if trainer.global_rank > 0:  # until now all ranks had the same random numbers, for the same weights
             torch.manual_seed(torch.initial_seed() + trainer.global_rank)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, i: int) -> None:
         if self.states is not None:
-            if trainer.global_rank < len(self.states):  # else it draws what no other does
-                go_on(self.states[trainer.global_rank])
+            if trainer.global_rank < len(self.states):  # there may be more ranks than before
+                restore(self.states[trainer.global_rank])
             self.states = None
 
     def state_dict(self) -> dict[str, Any]:
-        mine = state()
-        states = [mine]
+        states = [state()]
         if dist.is_initialized():
             states *= dist.get_world_size()
-            dist.all_gather_object(states, mine)
+            dist.all_gather_object(states, state())
         return {"states": states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -44,7 +43,7 @@ class RandomNumbers(pl.Callback):
 
 
 def state() -> dict[str, Any]:
-    """Where the random numbers of this process are, as tensors and plain values."""
+    """The state of the generators of this process, as tensors and plain values."""
     algorithm, keys, *rest = cast(tuple, np.random.get_state())
     return {
         "torch": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
@@ -53,8 +52,8 @@ def state() -> dict[str, Any]:
     }
 
 
-def go_on(state: dict[str, Any]) -> None:
-    """Let them go on from a `state`; those of GPUs where there are as many as there were."""
+def restore(state: dict[str, Any]) -> None:
+    """Restore a `state`; that of GPUs if there are as many as there were."""
     cpu, *gpus = state["torch"]
     torch.set_rng_state(cpu)
     if len(gpus) == torch.cuda.device_count():

@@ -11,7 +11,7 @@ from rnnlab.utils.console import tell
 
 
 class Summary(pl.Callback):
-    """Prints every layer of the network, the shapes of a batch on its way through, and its exact parameter count."""
+    """Prints every layer of the network with the shapes of a batch that passes through, and its parameter count."""
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         task: Any = pl_module
@@ -23,40 +23,30 @@ class Summary(pl.Callback):
     @torch.no_grad()
     def _print(self, trainer: pl.Trainer, task: Any) -> None:
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        x = datamodule.example(datamodule.batch_size).x
         network: nn.Module = task.network
-        rows: dict[str, tuple[str, str]] = {}
+        table = Table("layer", "type", "input", "output")
+        table.add_column("parameters", justify="right")
+
+        def add_row(name: str, layer: nn.Module, *shapes: str) -> None:
+            count = sum(weight.numel() for weight in layer.parameters())
+            table.add_row(name, type(layer).__name__.removeprefix("FSDP"), *shapes, f"{count:,}")
+
         hooks = [
             layer.register_forward_hook(
-                lambda _, args, out, name=name: rows.update({name: (_shape(args[0]), _shape(out))})
+                lambda layer, inputs, out, name=name: add_row(name, layer, _shape(inputs[0]), _shape(out))
             )
             for name, layer in network.named_modules()
             if name and not list(layer.children())
         ]
-        network.eval()  # dropout would use up random numbers that training then lacks
-        network(x.to(task.device))
+        network.eval()  # dropout would use random numbers, and training would have others than without this table
+        network(datamodule.example(datamodule.batch_size).x.to(task.device))
         network.train()
         for hook in hooks:
             hook.remove()
-        table = Table("layer", "type", "input", "output")
-        table.add_column("parameters", justify="right")
-        for name, shapes in rows.items():
-            layer = network.get_submodule(name)
-            table.add_row(name, _name(layer), *shapes, f"{_count(layer):,}")
         table.add_section()
-        table.add_row("total", _name(network), "", "", f"{_count(network):,}")
+        add_row("total", network, "", "")
         tell(table)
 
 
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _name(module: nn.Module) -> str:
-    return type(module).__name__.removeprefix("FSDP")  # which shards put before it
-
-
 def _shape(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return str(tuple(value.shape))
-    return ", ".join(_shape(part) for part in value)
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else ", ".join(map(_shape, value))

@@ -1,0 +1,133 @@
+"""How a run starts: afresh, from a checkpoint, or not at all."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+
+from rnnlab.config.repository import flatten
+from rnnlab.tasks.base import Task
+from rnnlab.training import checkpoint_file, run_record
+from rnnlab.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Role:
+    """This process among those of its run.
+
+    **Arguments:**
+
+    - `writes`: whether it is the one that writes to the run's folder.
+    - `external`: whether torchrun or srun has started it.
+    - `restarted`: whether they have started the run before.
+    """
+
+    writes: bool = True
+    external: bool = False
+    restarted: bool = False
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run is to do with its folder.
+
+    **Arguments:**
+
+    - `kind`: `fresh`: train from the beginning. `own`: resume from a checkpoint of the run's folder. `other`: resume
+      from another checkpoint. `finished`: the run has its result. `refused`: `message` says why.
+    - `ckpt`: the checkpoint to resume from.
+    - `replaces`: whether the folder holds another run, which is to be moved aside.
+    - `message`: for the user.
+    """
+
+    kind: Literal["fresh", "own", "other", "finished", "refused"]
+    ckpt: Path | None = None
+    replaces: bool = False
+    message: str = ""
+
+
+def decide_start(folder: Path, overrides: list[str], ckpt: str | None, history: Path, swept: bool, role: Role) -> Start:
+    """Decide how a run starts, from what is on disk; nothing is changed.
+
+    An interrupted run continues by the same command in the same folder. The processes of torchrun or srun have to agree
+    without waiting for each other, so there a run continues only when it is started again.
+
+    **Arguments:**
+
+    - `folder`: of the run.
+    - `overrides`: of the command; a run is the same as the one in its folder if all of them but `ckpt` are.
+    - `ckpt`: the setting.
+    - `history`: the folder whose runs `ckpt=last` looks through if `folder` has no checkpoint.
+    - `swept`: whether the run is a job of a sweep, which is not run again when it is finished.
+    - `role`: of this process.
+    """
+    record, kept = run_record.read(folder), checkpoint_file.kept(folder)
+    status = run_record.status(record)
+    is_same = identity(record.get("overrides") or []) == identity(overrides)
+    alone = role.writes and not role.external
+    if alone and status == "running" and run_record.on_this_host(record):
+        message = f"{folder}: process {record['pid']} is at this run. Wait for it, or choose another folder."
+        return Start("refused", message=message)
+    if swept and is_same and status in run_record.DONE:
+        return Start("finished", message=f"{folder} is finished already.")
+    interrupted = bool(kept) and status in run_record.INTERRUPTED
+    found, message = Path(str(ckpt)) if ckpt is not None else None, ""
+    if ckpt is None and kept and (role.restarted if role.external else alone and is_same and interrupted):
+        found, message = checkpoint_file.newest(kept)
+    elif ckpt == "last":
+        candidates = kept or [path for run in history.glob("*/") for path in checkpoint_file.kept(run)]
+        found, message = checkpoint_file.newest(candidates)
+        if not candidates:
+            message = f"ckpt=last: there is no checkpoint below {history}. Train without ckpt= first."
+    if found is None and message:
+        return Start("refused", message=message)
+    if found is not None and found.resolve().parent == (folder / "checkpoints").resolve():
+        return Start("own", found, message=message)
+    if role.writes and interrupted and not (is_same and ckpt is None):
+        message = f"{folder} holds another run, which was interrupted: this one would replace its checkpoint. "
+        return Start("refused", message=f"{message}Choose another folder, or delete it.")
+    return Start("other" if found else "fresh", found, bool(record or kept), message)
+
+
+def identity(overrides: list[str]) -> list[str]:
+    """The overrides that distinguish a run: all but the checkpoint to resume from."""
+    return sorted(override for override in overrides if not override.startswith("ckpt="))
+
+
+def check_fits(what: str, saved: dict[str, Any], model: Task, cfg: DictConfig, *sections: str) -> None:
+    """Compare a checkpoint with the run that is to start from it.
+
+    **Arguments:**
+
+    - `what`: the setting that names the checkpoint, `ckpt=PATH`.
+    - `sections`: parts of the model's config that have to be equal beside those that the weights depend on.
+
+    **Raises:** `UserError` with the settings that differ.
+    """
+    then = {**saved["rnnlab"]["model"], "spec": saved["hyper_parameters"]["spec"]}
+    now = {**plain_parts(cfg)["model"], "spec": model.spec.as_dict()}
+    same_weights = checkpoint_file.shapes(saved["state_dict"]) == checkpoint_file.shapes(model.state_dict())
+    sizes = ("spec.kind", "spec.vocab", "spec.input_size", "spec.output_size", "spec.seq_len", "spec.horizon")
+    matters = sections + (("spec.vocab",) if same_weights else ("cell.", "embedding", "tied", "patch", "head", *sizes))
+    here, there = dict(flatten(now)), dict(flatten(then))
+    keys = [name for name in here | there if name.startswith(matters) and here.get(name) != there.get(name)]
+    if same_weights and not keys:
+        return
+    differences = [f"{name} is {_brief(here.get(name))} here and {_brief(there.get(name))} there" for name in keys]
+    advice = f"Set it as it was, or leave {what} out."
+    if "spec.vocab" in keys:
+        advice += " If it was fine-tuned, init_from=PATH gives its vocabulary."
+    if any(name.startswith("optim.") for name in keys):
+        advice += " init_from=PATH takes its weights and starts with a new optimizer."
+    raise UserError(f"{what} does not fit this run: {'; '.join(differences) or 'other weights'}. {advice}")
+
+
+def _brief(value: Any) -> Any:
+    is_vocabulary = isinstance(value, list) and all(isinstance(character, str) for character in value)
+    return f"{''.join(value)[:100]!r}" if is_vocabulary else value
+
+
+def plain_parts(cfg: DictConfig) -> dict[str, Any]:
+    """The configs of model and data as plain dicts, which a checkpoint holds."""
+    return {name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("model", "data")}

@@ -1,0 +1,139 @@
+"""How a run starts: a table of what is in its folder, what the command says, and what follows."""
+
+import json
+import os
+import socket
+
+import pytest
+import torch
+from conftest import ROOT, environment, forked
+from test_errors import message_of
+
+from rnnlab.training.checkpoint_file import FORMAT
+from rnnlab.training.run_record import process_start_time
+from rnnlab.training.start import Role, decide_start
+
+HERE = {"host": socket.gethostname(), "pid": os.getpid(), "born": process_start_time(os.getpid())}
+CHILD = Role(writes=False)
+TORCHRUN, SECOND = Role(external=True), Role(writes=False, external=True)
+AGAIN = Role(external=True, restarted=True)
+OWN, OLD = "run/checkpoints/last.ckpt", "old/checkpoints/best.ckpt"
+
+
+def record(status, overrides=("seed=1",), **more):
+    return {"status": status, "overrides": list(overrides), "host": "another", **more}
+
+
+# record, checkpoints, ckpt=, swept, role: kind, checkpoint, whether it replaces what is there, words of the message
+CASES = {
+    "nothing is there": (None, [], None, False, Role(), "fresh", None, False, ""),
+    "nothing is there, in a sweep": (None, [], None, True, Role(), "fresh", None, False, ""),
+    "it was stopped": (record("stopped"), [OWN], None, False, Role(), "own", OWN, False, ""),
+    "it was killed": (record("running") | {**HERE, "born": 1.0}, [OWN], None, True, Role(), "own", OWN, False, ""),
+    "it was killed elsewhere": (record("running"), [OWN], None, False, Role(), "own", OWN, False, ""),
+    "it was resumed and stopped": (record("stopped", ["seed=1", "ckpt=x"]), [OWN], None, False, Role(), "own", OWN,
+                                   False, ""),
+    "it was stopped before a checkpoint": (record("stopped"), [], None, False, Role(), "fresh", None, True, ""),
+    "it is running": (record("running") | HERE, [OWN], None, False, Role(), "refused", None, False, "is at this run"),
+    "it is running, with ckpt=": (record("running") | HERE, [], OLD, False, Role(), "refused", None, False, "process"),
+    "another is running": (record("running", []) | HERE, [], None, True, Role(), "refused", None, False, "process"),
+    "it is finished": (record("finished"), [OWN], None, False, Role(), "fresh", None, True, ""),
+    "it is finished, in a sweep": (record("finished"), [OWN], None, True, Role(), "finished", None, False, "already"),
+    "it is pruned, in a sweep": (record("pruned"), [OWN], None, True, Role(), "finished", None, False, "already"),
+    "another is finished": (record("finished", []), [OWN], None, True, Role(), "fresh", None, True, ""),
+    "it failed": (record("failed"), [OWN], None, True, Role(), "fresh", None, True, ""),
+    "another was stopped": (record("stopped", []), [OWN], None, False, Role(), "refused", None, False, "another run"),
+    "another was stopped, last": (record("stopped", []), [OWN], "last", False, Role(), "own", OWN, False, ""),
+    "stopped, another ckpt=": (record("stopped"), [OWN, OLD], OLD, False, Role(), "refused", None, False, "another"),
+    "finished, last": (record("finished"), [OWN, OLD], "last", False, Role(), "own", OWN, False, ""),
+    "last of another run": (None, [OLD], "last", False, Role(), "other", OLD, False, ""),
+    "last of none": (None, [], "last", False, Role(), "refused", None, False, "there is no checkpoint below"),
+    "a given checkpoint": (None, [OLD], OLD, False, Role(), "other", OLD, False, ""),
+    "a given one replaces": (record("finished"), [OWN, OLD], OLD, False, Role(), "other", OLD, True, ""),
+    "a damaged last": (record("killed"), [f"{OWN} damaged", "run/checkpoints/previous.ckpt"], None, False, Role(),
+                       "own", "run/checkpoints/previous.ckpt", False, "passed over"),
+    "all damaged": (record("killed"), [f"{OWN} damaged"], None, False, Role(), "refused", None, False, "none of"),
+    "a rank that is told": (record("running") | HERE, [OWN], OWN, False, CHILD, "own", OWN, False, ""),
+    "a rank that is told nothing": (record("running") | HERE, [OWN], None, False, CHILD, "fresh", None, True, ""),
+    "torchrun": (record("killed"), [OWN], None, False, TORCHRUN, "fresh", None, True, ""),
+    "torchrun over another": (record("killed", []), [OWN], None, False, TORCHRUN, "refused", None, False, "another"),
+    "torchrun, second rank": (record("running", []), [OWN], None, False, SECOND, "fresh", None, True, ""),
+    "torchrun again": (record("running") | HERE, [OWN], None, False, AGAIN, "own", OWN, False, ""),
+    "torchrun again before a checkpoint": (record("running"), [], None, False, AGAIN, "fresh", None, True, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_decide_start(case, tmp_path):
+    content, kept, ckpt, swept, role, kind, found, replaces, words = CASES[case]
+    for number, name in enumerate(kept):
+        path = tmp_path / name.removesuffix(" damaged")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        spec = {"kind": "tokens", "vocab": [], "input_size": 1, "output_size": 1, "seq_len": 1}
+        torch.save({"rnnlab": {"format": FORMAT, "model": {}, "data": {}}, "hyper_parameters": {"spec": spec},
+                    "state_dict": {}, "global_step": number}, path)  # fmt: skip
+        if name.endswith("damaged"):
+            path.write_bytes(b"PK")
+    folder = tmp_path / "run"
+    if content:
+        folder.mkdir(exist_ok=True)
+        (folder / "run.json").write_text(json.dumps(content))
+    given = str(tmp_path / ckpt) if ckpt and ckpt != "last" else ckpt
+    overrides = ["seed=1", *([f"ckpt={given}"] if ckpt else [])]
+    before = sorted(tmp_path.rglob("*"))
+    start = decide_start(folder, overrides, given, tmp_path, swept, role)
+    assert (start.kind, start.ckpt, start.replaces) == (kind, found and tmp_path / found, replaces)
+    assert words in start.message
+    assert bool(words) == bool(start.message)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+SCHEDULE = "{_target_: torch.optim.lr_scheduler.StepLR, _partial_: true, step_size: 5, gamma: 0.5}"
+OPTIMIZERS = {
+    "adam": ("optim=adam", "+optim.optimizer.weight_decay=0.1", f"optim.scheduler={SCHEDULE}"),
+    "sgd": ("optim=sgd",),
+}
+SHORT = ("data=hello", "data.epoch_steps=2", "callbacks=none", "logger=none", "trainer=cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The last checkpoint of a run with each optimizer."""
+    found = {}
+    for name, overrides in OPTIMIZERS.items():
+        folder = tmp_path_factory.mktemp(name)
+        command = [str(ROOT / "scripts" / "train.py"), *SHORT, *overrides, f"hydra.run.dir={folder}"]
+        result = forked(command, "", folder, environment())
+        assert result.returncode == 0, result.stderr
+        found[name] = folder / "checkpoints" / "last.ckpt"
+    return found
+
+
+@pytest.mark.parametrize(
+    ("optim", "setting", "there"),
+    [
+        ("adam", "optim.optimizer.lr=0.5", "0.01"),
+        ("adam", "optim.optimizer.weight_decay=0.2", "0.1"),
+        ("adam", "optim.optimizer.betas=[0.5,0.9]", "[0.9, 0.999]"),
+        ("adam", "optim.scheduler.gamma=0.1", "0.5"),
+        ("adam", "optim.scheduler=null", "torch.optim.lr_scheduler.StepLR"),
+        ("sgd", "optim.optimizer.momentum=0.5", "0.9"),
+        ("sgd", "+optim.optimizer.weight_decay=0.2", "None"),
+    ],
+)
+def test_settings_that_the_restored_optimizer_would_replace(optim, setting, there, trained, script):
+    """The state of an optimizer or a schedule restores its settings: the run would not be what its config says."""
+    ckpt = f"ckpt={trained[optim]}"
+    refused = script("train", *SHORT, *OPTIMIZERS[optim], "trainer.max_epochs=11", setting, ckpt, check=False)
+    key, _, value = setting.lstrip("+").partition("=")
+    here = "None" if value == "null" else value.replace(",", ", ")
+    message_of(refused, ckpt, key, f"is {here} here", f"{there} there", "init_from=")
+
+
+def test_a_new_optimizer_has_settings_of_its_own(trained, script):
+    momentum = "optim.optimizer.momentum=0.5"
+    script("train", *SHORT, "optim=sgd", momentum, f"init_from={trained['sgd']}")
+
+
+def test_the_same_settings_resume(trained, script):
+    script("train", *SHORT, *OPTIMIZERS["adam"], "trainer.max_epochs=11", f"ckpt={trained['adam']}")
