@@ -11,12 +11,11 @@ from test_errors import message_of
 
 from rnnlab.training.checkpoint_file import FORMAT
 from rnnlab.training.run_record import process_start_time
-from rnnlab.training.start import Role, decide_start
+from rnnlab.training.start import decide_start
 
 HERE = {"host": socket.gethostname(), "pid": os.getpid(), "born": process_start_time(os.getpid())}
-CHILD = Role(writes=False)
-TORCHRUN, SECOND = Role(external=True), Role(writes=False, external=True)
-AGAIN = Role(external=True, restarted=True)
+ALONE, CHILD = (), (False,)  # writes, external, restarted
+TORCHRUN, SECOND, AGAIN = (True, True), (False, True), (True, True, True)
 OWN, OLD = "run/checkpoints/last.ckpt", "old/checkpoints/best.ckpt"
 
 
@@ -26,33 +25,33 @@ def record(status, overrides=("seed=1",), **more):
 
 # record, checkpoints, ckpt=, swept, role: kind, checkpoint, whether it replaces what is there, words of the message
 CASES = {
-    "nothing is there": (None, [], None, False, Role(), "fresh", None, False, ""),
-    "nothing is there, in a sweep": (None, [], None, True, Role(), "fresh", None, False, ""),
-    "it was stopped": (record("stopped"), [OWN], None, False, Role(), "own", OWN, False, ""),
-    "it was killed": (record("running") | {**HERE, "born": 1.0}, [OWN], None, True, Role(), "own", OWN, False, ""),
-    "it was killed elsewhere": (record("running"), [OWN], None, False, Role(), "own", OWN, False, ""),
-    "it was resumed and stopped": (record("stopped", ["seed=1", "ckpt=x"]), [OWN], None, False, Role(), "own", OWN,
+    "nothing is there": (None, [], None, False, ALONE, "fresh", None, False, ""),
+    "nothing is there, in a sweep": (None, [], None, True, ALONE, "fresh", None, False, ""),
+    "it was stopped": (record("stopped"), [OWN], None, False, ALONE, "own", OWN, False, ""),
+    "it was killed": (record("running") | {**HERE, "born": 1.0}, [OWN], None, True, ALONE, "own", OWN, False, ""),
+    "it was killed elsewhere": (record("running"), [OWN], None, False, ALONE, "own", OWN, False, ""),
+    "it was resumed and stopped": (record("stopped", ["seed=1", "ckpt=x"]), [OWN], None, False, ALONE, "own", OWN,
                                    False, ""),
-    "it was stopped before a checkpoint": (record("stopped"), [], None, False, Role(), "fresh", None, True, ""),
-    "it is running": (record("running") | HERE, [OWN], None, False, Role(), "refused", None, False, "is at this run"),
-    "it is running, with ckpt=": (record("running") | HERE, [], OLD, False, Role(), "refused", None, False, "process"),
-    "another is running": (record("running", []) | HERE, [], None, True, Role(), "refused", None, False, "process"),
-    "it is finished": (record("finished"), [OWN], None, False, Role(), "fresh", None, True, ""),
-    "it is finished, in a sweep": (record("finished"), [OWN], None, True, Role(), "finished", None, False, "already"),
-    "it is pruned, in a sweep": (record("pruned"), [OWN], None, True, Role(), "finished", None, False, "already"),
-    "another is finished": (record("finished", []), [OWN], None, True, Role(), "fresh", None, True, ""),
-    "it failed": (record("failed"), [OWN], None, True, Role(), "fresh", None, True, ""),
-    "another was stopped": (record("stopped", []), [OWN], None, False, Role(), "refused", None, False, "another run"),
-    "another was stopped, last": (record("stopped", []), [OWN], "last", False, Role(), "own", OWN, False, ""),
-    "stopped, another ckpt=": (record("stopped"), [OWN, OLD], OLD, False, Role(), "refused", None, False, "another"),
-    "finished, last": (record("finished"), [OWN, OLD], "last", False, Role(), "own", OWN, False, ""),
-    "last of another run": (None, [OLD], "last", False, Role(), "other", OLD, False, ""),
-    "last of none": (None, [], "last", False, Role(), "refused", None, False, "there is no checkpoint below"),
-    "a given checkpoint": (None, [OLD], OLD, False, Role(), "other", OLD, False, ""),
-    "a given one replaces": (record("finished"), [OWN, OLD], OLD, False, Role(), "other", OLD, True, ""),
-    "a damaged last": (record("killed"), [f"{OWN} damaged", "run/checkpoints/previous.ckpt"], None, False, Role(),
+    "it was stopped before a checkpoint": (record("stopped"), [], None, False, ALONE, "fresh", None, True, ""),
+    "it is running": (record("running") | HERE, [OWN], None, False, ALONE, "refused", None, False, "is at this run"),
+    "it is running, with ckpt=": (record("running") | HERE, [], OLD, False, ALONE, "refused", None, False, "process"),
+    "another is running": (record("running", []) | HERE, [], None, True, ALONE, "refused", None, False, "process"),
+    "it is finished": (record("finished"), [OWN], None, False, ALONE, "fresh", None, True, ""),
+    "it is finished, in a sweep": (record("finished"), [OWN], None, True, ALONE, "finished", None, False, "already"),
+    "it is pruned, in a sweep": (record("pruned"), [OWN], None, True, ALONE, "finished", None, False, "already"),
+    "another is finished": (record("finished", []), [OWN], None, True, ALONE, "fresh", None, True, ""),
+    "it failed": (record("failed"), [OWN], None, True, ALONE, "fresh", None, True, ""),
+    "another was stopped": (record("stopped", []), [OWN], None, False, ALONE, "refused", None, False, "another run"),
+    "another was stopped, last": (record("stopped", []), [OWN], "last", False, ALONE, "own", OWN, False, ""),
+    "stopped, another ckpt=": (record("stopped"), [OWN, OLD], OLD, False, ALONE, "refused", None, False, "another"),
+    "finished, last": (record("finished"), [OWN, OLD], "last", False, ALONE, "own", OWN, False, ""),
+    "last of another run": (None, [OLD], "last", False, ALONE, "other", OLD, False, ""),
+    "last of none": (None, [], "last", False, ALONE, "refused", None, False, "there is no checkpoint below"),
+    "a given checkpoint": (None, [OLD], OLD, False, ALONE, "other", OLD, False, ""),
+    "a given one replaces": (record("finished"), [OWN, OLD], OLD, False, ALONE, "other", OLD, True, ""),
+    "a damaged last": (record("killed"), [f"{OWN} damaged", "run/checkpoints/previous.ckpt"], None, False, ALONE,
                        "own", "run/checkpoints/previous.ckpt", False, "passed over"),
-    "all damaged": (record("killed"), [f"{OWN} damaged"], None, False, Role(), "refused", None, False, "none of"),
+    "all damaged": (record("killed"), [f"{OWN} damaged"], None, False, ALONE, "refused", None, False, "none of"),
     "a rank that is told": (record("running") | HERE, [OWN], OWN, False, CHILD, "own", OWN, False, ""),
     "a rank that is told nothing": (record("running") | HERE, [OWN], None, False, CHILD, "fresh", None, True, ""),
     "torchrun": (record("killed"), [OWN], None, False, TORCHRUN, "fresh", None, True, ""),
@@ -81,7 +80,7 @@ def test_decide_start(case, tmp_path):
     given = str(tmp_path / ckpt) if ckpt and ckpt != "last" else ckpt
     overrides = ["seed=1", *([f"ckpt={given}"] if ckpt else [])]
     before = sorted(tmp_path.rglob("*"))
-    start = decide_start(folder, overrides, given, tmp_path, swept, role)
+    start = decide_start(folder, overrides, given, tmp_path, swept, *role)
     assert (start.kind, start.ckpt, start.replaces) == (kind, found and tmp_path / found, replaces)
     assert words in start.message
     assert bool(words) == bool(start.message)

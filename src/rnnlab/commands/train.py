@@ -23,7 +23,7 @@ from rnnlab.training.checkpoint_file import fits_optimizer, kept
 from rnnlab.training.devices import check_devices
 from rnnlab.training.dry_run import check_run
 from rnnlab.training.hparams import all_settings, chosen_settings, log_hparams
-from rnnlab.training.start import Role, Start, check_fits, decide_start, identity, plain_parts
+from rnnlab.training.start import Start, check_fits, decide_start, identity, plain_parts
 from rnnlab.training.trainer import make_parts, make_trainer, quiet, report, score
 from rnnlab.utils.console import tell
 from rnnlab.utils.errors import require
@@ -41,8 +41,10 @@ def train(cfg: DictConfig) -> float | None:
     folder = Path(hydra.runtime.output_dir)
     overrides: Any = OmegaConf.to_container(hydra.overrides.task)  # not resolved
     swept = hydra.mode == RunMode.MULTIRUN
-    role = Role(processes.is_global_zero(), processes.under_external_launcher(), processes.started_again())
-    start = decide_start(folder, overrides, cfg.ckpt, Path(hydra.run.dir).parent, swept, role)
+    writes, external = processes.is_global_zero(), processes.under_external_launcher()
+    restarted = processes.started_again()
+    history = Path(hydra.run.dir).parent
+    start = decide_start(folder, overrides, cfg.ckpt, history, swept, writes, external, restarted)
     require(start.kind != "refused", start.message)
     if start.message:
         tell(start.message)
@@ -50,13 +52,13 @@ def train(cfg: DictConfig) -> float | None:
         return run_record.read(folder)["score"]
     if swept and "joblib" in hydra.launcher._target_:
         processes.end_with(os.getppid())  # else its workers outlive a sweep that is killed
-    with run_record.Record(folder, overrides, start.kind == "own", role.writes) as record, exit_on_signal():
+    with run_record.Record(folder, overrides, start.kind == "own", writes) as record, exit_on_signal():
         check_run(cfg)
         record.note(settings=all_settings(cfg), monitor=cfg.monitor, mode=cfg.mode)
         processes.set_world_size(cfg.trainer)
         check_devices(cfg.trainer)
         quiet()
-        if role.writes:
+        if writes:
             environment.note(folder, start.kind == "own")
         record.note(score=_fit_and_test(cfg, folder, start, record))
     if swept:

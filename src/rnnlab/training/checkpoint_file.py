@@ -25,19 +25,16 @@ class Damaged(Exception):
 
 
 def verified(path: Path) -> io.BytesIO:
-    """A copy of a checkpoint whose content equals its checksums, the CRC-32 of the ZIP format.
+    """A copy of a checkpoint whose content matches its checksums, the CRC-32 of the ZIP format.
 
-    The file itself is not to be read afterwards: torch's ZIP reader may find other content in it than Python's.
+    Only the copy is to be read: torch's reader may find other content in the file than Python's.
 
     **Raises:** `Damaged`.
     """
     copied = io.BytesIO()
     try:
         with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copied, "w") as copy:
-            names = archive.namelist()
-            if len(set(map(str.casefold, names))) < len(names):
-                raise Damaged("its table of contents is wrong")
-            for name in names:
+            for name in dict.fromkeys(archive.namelist()):
                 copy.writestr(name, archive.read(name))  # which compares the checksum
     except Exception as error:  # nearly any, for a damaged file
         raise Damaged(f"{type(error).__name__}: {error}") from error
@@ -94,8 +91,10 @@ def load(path: str | Path, key: str = "ckpt") -> dict[str, Any]:
     except Exception as error:
         message = str(error) if isinstance(error, Damaged) else type(error).__name__
         raise UserError(f"{key}={path} is damaged or not a checkpoint ({message}). Use another.") from error
-    names = ", ".join(sorted(unsafe))
-    require(not unsafe, f"{key}={path} asks for {names}, which no checkpoint of rnnlab does. Nothing of it was run.")
+    require(
+        not unsafe,
+        f"{key}={path} asks for {', '.join(unsafe)}, which no checkpoint of rnnlab does. Nothing of it was run.",
+    )
     foreign = f"{key}={path} is not a checkpoint of rnnlab. Use one from a run's checkpoints/ folder."
     try:
         found = checkpoint["rnnlab"]["format"]

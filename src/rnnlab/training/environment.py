@@ -1,4 +1,4 @@
-"""`environment.json`: what one needs to know to repeat a run, beside its config."""
+"""`environment.json`: what is needed to repeat a run, beside its config."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`run.json`, the record of a run in its folder: status, message, settings, score. Imports no torch, so reads fast."""
+"""`run.json`, the record of a run in its folder: status, settings, score. Imports no torch."""
 
 import json
 import logging
@@ -49,10 +49,7 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def status(record: dict[str, Any]) -> str:
-    """finished, failed, pruned, stopped, running, or killed: recorded as running, but its process is gone.
-
-    A run on another host counts as running, since its process cannot be looked up from here.
-    """
+    """finished, failed, pruned, stopped, running, or killed: its process is gone, as far as this host can tell."""
     if record.get("status") == "running" and on_this_host(record):
         started = process_start_time(record.get("pid"))
         alive = started is not None and abs(started - float(record.get("born") or 0)) < CLOCK_TOLERANCE
@@ -75,9 +72,9 @@ def process_start_time(pid: int | None) -> float | None:
 
 
 class Record:
-    """Context that keeps `run.json` up to date: `with Record(...) as record: record.note(score=...)`.
+    """Keeps `run.json` up to date: `with Record(...) as record: record.note(score=...)`.
 
-    The status is `running`, and at the end `finished` or what the exception stands for. `Pruned` is not raised further.
+    At the end the status follows from the exception, if there is one; `Pruned` is not raised further.
 
     **Arguments:**
 
@@ -110,20 +107,15 @@ class Record:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> bool:
-        with suppress(OSError):  # a full disk: a run that stays `running` counts as killed once its process is gone
-            self._conclude(error)
-        return isinstance(error, Pruned)
-
-    def _conclude(self, error: BaseException | None) -> None:
         state, message = _outcome(error)
         previous = status(self.previous)
-        if state == "failed" and previous in DONE:
-            if self.writes:
-                write(self.folder, self.previous)
-            return
         if state == "failed" and previous in INTERRUPTED:
             state = "stopped"  # it can still continue from its checkpoint
-        self.note(status=state, message=message)
+        with suppress(OSError):  # a full disk: a run that stays `running` counts as killed once its process is gone
+            self.note(status=state, message=message)
+            if state == "failed" and previous in DONE and self.writes:
+                write(self.folder, self.previous)
+        return isinstance(error, Pruned)
 
 
 def _outcome(error: BaseException | None) -> tuple[str, str]:

@@ -13,31 +13,15 @@ from rnnlab.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Role:
-    """This process among those of its run.
-
-    **Arguments:**
-
-    - `writes`: whether it is the one that writes to the run's folder.
-    - `external`: whether torchrun or srun has started it.
-    - `restarted`: whether they have started the run before.
-    """
-
-    writes: bool = True
-    external: bool = False
-    restarted: bool = False
-
-
-@dataclass(frozen=True)
 class Start:
-    """What a run is to do with its folder.
+    """What a run is to do.
 
     **Arguments:**
 
-    - `kind`: `fresh`: train from the beginning. `own`: resume from a checkpoint of the run's folder. `other`: resume
-      from another checkpoint. `finished`: the run has its result. `refused`: `message` says why.
+    - `kind`: `fresh`: train from the beginning. `own`, `other`: resume from a checkpoint of this run's folder, or from
+      another. `finished`: nothing. `refused`: nothing, since `message`.
     - `ckpt`: the checkpoint to resume from.
-    - `replaces`: whether the folder holds another run, which is to be moved aside.
+    - `replaces`: whether what another run left in the folder is to be moved aside.
     - `message`: for the user.
     """
 
@@ -47,25 +31,33 @@ class Start:
     message: str = ""
 
 
-def decide_start(folder: Path, overrides: list[str], ckpt: str | None, history: Path, swept: bool, role: Role) -> Start:
-    """Decide how a run starts, from what is on disk; nothing is changed.
-
-    An interrupted run continues by the same command in the same folder. The processes of torchrun or srun have to agree
-    without waiting for each other, so there a run continues only when it is started again.
+def decide_start(
+    folder: Path,
+    overrides: list[str],
+    ckpt: str | None,
+    history: Path,
+    swept: bool = False,
+    writes: bool = True,
+    external: bool = False,
+    restarted: bool = False,
+) -> Start:
+    """Decide how a run starts from what is on disk, which stays as it is.
 
     **Arguments:**
 
-    - `folder`: of the run.
-    - `overrides`: of the command; a run is the same as the one in its folder if all of them but `ckpt` are.
+    - `folder`: of the run. The same command continues the run in it that was interrupted.
+    - `overrides`: of the command; all but `ckpt` identify a run.
     - `ckpt`: the setting.
-    - `history`: the folder whose runs `ckpt=last` looks through if `folder` has no checkpoint.
-    - `swept`: whether the run is a job of a sweep, which is not run again when it is finished.
-    - `role`: of this process.
+    - `history`: the folder of the runs that `ckpt=last` searches if `folder` has no checkpoint.
+    - `swept`: whether the run is a job of a sweep, which skips what is finished.
+    - `writes`: whether this process is the one that writes to the folder.
+    - `external`: whether torchrun or srun has started it. Its ranks cannot agree on a record that one of them is about
+      to replace, so they continue only if they are `restarted`.
     """
     record, kept = run_record.read(folder), checkpoint_file.kept(folder)
     status = run_record.status(record)
     is_same = identity(record.get("overrides") or []) == identity(overrides)
-    alone = role.writes and not role.external
+    alone = writes and not external
     if alone and status == "running" and run_record.on_this_host(record):
         message = f"{folder}: process {record['pid']} is at this run. Wait for it, or choose another folder."
         return Start("refused", message=message)
@@ -73,18 +65,18 @@ def decide_start(folder: Path, overrides: list[str], ckpt: str | None, history: 
         return Start("finished", message=f"{folder} is finished already.")
     interrupted = bool(kept) and status in run_record.INTERRUPTED
     found, message = Path(str(ckpt)) if ckpt is not None else None, ""
-    if ckpt is None and kept and (role.restarted if role.external else alone and is_same and interrupted):
-        found, message = checkpoint_file.newest(kept)
-    elif ckpt == "last":
+    if ckpt == "last":
         candidates = kept or [path for run in history.glob("*/") for path in checkpoint_file.kept(run)]
         found, message = checkpoint_file.newest(candidates)
         if not candidates:
             message = f"ckpt=last: there is no checkpoint below {history}. Train without ckpt= first."
+    elif ckpt is None and kept and (restarted if external else alone and is_same and interrupted):
+        found, message = checkpoint_file.newest(kept)
     if found is None and message:
         return Start("refused", message=message)
     if found is not None and found.resolve().parent == (folder / "checkpoints").resolve():
         return Start("own", found, message=message)
-    if role.writes and interrupted and not (is_same and ckpt is None):
+    if writes and interrupted and not (is_same and ckpt is None):
         message = f"{folder} holds another run, which was interrupted: this one would replace its checkpoint. "
         return Start("refused", message=f"{message}Choose another folder, or delete it.")
     return Start("other" if found else "fresh", found, bool(record or kept), message)

@@ -97,8 +97,8 @@ def report(trainer: pl.Trainer, model: Task, datamodule: SequenceData, folder: P
     """Print the test metrics and an example of what the model predicts; write `metrics.json`."""
     split = "test/" if "test" in datamodule.splits else "val/"
     scores = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith(split)}
-    defined = {name: score if math.isfinite(score) else None for name, score in scores.items()}  # JSON has no nan
-    write_atomically(folder / "metrics.json", json.dumps(defined, indent=2) + "\n")
+    finite = {name: score if math.isfinite(score) else None for name, score in scores.items()}  # JSON has no nan
+    write_atomically(folder / "metrics.json", json.dumps(finite, indent=2) + "\n")
     if scores:
         tell(model.table(scores))
     model.eval()  # without dropout

@@ -19,13 +19,11 @@ from rnnlab.nn.gradients import largest
 from rnnlab.training import loggers
 from rnnlab.training.checkpoint_file import FORMAT, is_whole, load
 from rnnlab.training.lightning_patches import update_plateau_schedulers
-from rnnlab.utils.errors import Lost, UserError, require
+from rnnlab.utils.errors import Lost, require
 
 
 class AtomicIO(TorchCheckpointIO):
-    """Writes beside the destination, flushes to disk, then renames: a reader sees the old file or the whole new one.
-
-    The `last.ckpt` that is replaced stays as `previous.ckpt`, if it is whole.
+    """Writes atomically: beside the destination, flushed to disk, renamed. `previous.ckpt` is the `last.ckpt` before.
 
     **Raises:** `Lost` if the disk is full; `UserError` for content that could not be loaded again.
     """
@@ -60,7 +58,10 @@ class AtomicIO(TorchCheckpointIO):
                 _link(path, path.with_name("previous.ckpt"))
             self.last_is_whole = True
         partial.replace(path)
-        _flush_names(path.parent)
+        with suppress(OSError):  # a folder that cannot be opened
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         return load(path)
@@ -69,15 +70,15 @@ class AtomicIO(TorchCheckpointIO):
 class BestAndLast(Checkpoint):
     """Writes `last.ckpt` and `best.ckpt` after each validation and at the end of training.
 
-    `last.ckpt` is also written between two steps when `is_due`, see `rnnlab.training.callbacks.signals.Stop`.
+    `signals.Stop` has `last.ckpt` written between two steps, too, when it `is_due`.
 
     **Arguments:**
 
     - `folder`: where they go.
-    - `monitor`, `mode`: the metric that decides, and whether `"min"` or `"max"` of it is best.
-    - `config`: plain dicts `model` and `data`, from which a checkpoint alone can be evaluated.
-    - `every_minutes`: the longest time between two checkpoints, apart from a validation's duration.
-    - `overrides`: identify the run. Early stopping is final for this run; one with other settings continues.
+    - `monitor`, `mode`: the metric that decides, and whether its `"min"` or `"max"` is best.
+    - `config`: the plain configs `model` and `data`.
+    - `every_minutes`: between two checkpoints.
+    - `overrides`: identify the run, for which early stopping is final; one with other overrides continues.
 
     **Raises:** `UserError` if a weight or the monitored metric is not finite, instead of saving it, and if a validation
     does not measure `monitor`.
@@ -85,15 +86,7 @@ class BestAndLast(Checkpoint):
 
     state_key = "checkpoints"  # survives a new name of the class
 
-    def __init__(
-        self,
-        folder: Path,
-        monitor: str,
-        mode: str,
-        config: dict[str, Any],
-        every_minutes: float,
-        overrides: list[str],
-    ):
+    def __init__(self, folder: Path, monitor: str, mode: str, config: dict, every_minutes: float, overrides: list[str]):
         self.last, self.best = folder / "last.ckpt", folder / "best.ckpt"
         self.monitor = monitor
         self.sign = 1 if mode == "min" else -1
@@ -117,27 +110,27 @@ class BestAndLast(Checkpoint):
         _check_weights(trainer)
         self._save(trainer, is_best=False)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self.rank = trainer.global_rank
         self.saved_at = time.monotonic()
         trainer.should_stop |= self.stopping
         trainer.callback_metrics.update(self.metrics)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
             _check_weights(trainer)
             self._save(trainer, self._improved(trainer))
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         update_plateau_schedulers(trainer)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
         undecided = self.best_score is None and self.best_step != trainer.global_step
         if undecided or trainer.global_step != self.saved_step:
             _check_weights(trainer)
             self._save(trainer, is_best=self.best_score is None)  # without a validation the latest is the best
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, task: Any, checkpoint: dict) -> None:
         written = loggers.flush(trainer) if trainer.is_global_zero else {}
         checkpoint["rnnlab"] = {"format": FORMAT, "written": written, **self.config}
 
@@ -185,15 +178,16 @@ class BestAndLast(Checkpoint):
 
     def _improved(self, trainer: pl.Trainer) -> bool:
         measured = trainer.callback_metrics
-        if self.monitor not in measured:
-            names = ", ".join(sorted(measured))
-            raise UserError(f"monitor={self.monitor} is not measured by the validation. It measures: {names}.")
+        require(
+            self.monitor in measured,
+            f"monitor={self.monitor} is not measured by the validation. It measures: {', '.join(sorted(measured))}.",
+        )
         score = float(measured[self.monitor])
         require_finite(self.monitor, score, trainer.global_step)
-        if self.best_score is not None and self.sign * score >= self.sign * self.best_score:
-            return False
-        self.best_score = score
-        return True
+        improved = self.best_score is None or self.sign * score < self.sign * self.best_score
+        if improved:
+            self.best_score = score
+        return improved
 
 
 def _check_weights(trainer: pl.Trainer) -> None:
@@ -221,13 +215,3 @@ def _link(path: Path, other: Path) -> None:
         shutil.copy2(path, partial)
     partial.replace(other)
     partial.unlink(missing_ok=True)  # still there if both were one file before
-
-
-def _flush_names(folder: Path) -> None:
-    """Bring renamed files to disk; a file system whose folders cannot be opened does so by itself."""
-    with suppress(OSError):
-        number = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)

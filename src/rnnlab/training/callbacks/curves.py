@@ -42,26 +42,21 @@ class Curves(pl.Callback):
         self.grad_norm: Tensor | None = None  # of the newest step, if it is to be logged
         self.history: dict[str, list[tuple[int, float]]] = {"train/loss": [], "val/loss": [], monitor: []}
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self.reduce = trainer.strategy.reduce
         for board in tensorboard_loggers(trainer):
             board.experiment.add_custom_scalars({"loss": {"loss": ["Multiline", list(LOSSES)]}})
 
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: Any, task: Any, optimizer: Any) -> None:
         self.stepped = True
-        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self.grad_norm = total_norm([weight.grad for weight in pl_module.parameters() if weight.grad is not None])
+        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
+            self.grad_norm = total_norm([weight.grad for weight in task.parameters() if weight.grad is not None])
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, task: Any, outputs: Any, *_: Any) -> None:
         self.accumulating.append(outputs["loss"])
         if not self.stepped:
             return
-        skipped = pl_module.guard.bad  # type: ignore[union-attr]
-        self.losses += [(trainer.global_step, loss, skipped) for loss in self.accumulating]
+        self.losses += [(trainer.global_step, loss, task.guard.bad) for loss in self.accumulating]
         self.accumulating, self.stepped = [], False
         if self.grad_norm is not None:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
@@ -69,28 +64,29 @@ class Curves(pl.Callback):
             self._log(trainer, {**self._mean_loss(trainer), "train/grad_norm": norm, "train/lr": rate})
             self.grad_norm = None
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_start(self, trainer: pl.Trainer, *_: Any) -> None:
         if self.losses:
             self._log(trainer, self._mean_loss(trainer))
 
-    on_train_end = on_validation_start
+    def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.on_validation_start(trainer)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
             measured = trainer.callback_metrics.items()
             self._log(trainer, {name: float(value) for name, value in measured if name.startswith("val/")})
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: pl.Trainer, task: Any, exception: BaseException) -> None:
         if any(self.history.values()):
-            self.on_fit_end(trainer, pl_module)
+            self.on_fit_end(trainer, task)
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_end(self, trainer: pl.Trainer, task: Any) -> None:
         if trainer.is_global_zero:
             write_atomically(Path(trainer.default_root_dir) / "curves.json", json.dumps(self.history) + "\n")
-            save_figure(trainer, "loss", self._figure(pl_module.loss_label))  # type: ignore[arg-type]
+            save_figure(trainer, "loss", self._figure(task.loss_label))
 
     def state_dict(self) -> dict[str, Any]:
-        losses = self._of_all_ranks(self.reduce) if self.losses else []
+        losses = self._over_ranks() if self.losses else []
         history = {name: torch.tensor(points, dtype=torch.float64) for name, points in self.history.items()}
         return {"history": history, "losses": losses}
 
@@ -99,16 +95,16 @@ class Curves(pl.Callback):
             self.history[name] = [(int(step), value) for step, value in points.tolist()]
         self.losses = [(step, torch.tensor(value), skipped) for step, value, skipped in state_dict["losses"]]
 
-    def _of_all_ranks(self, reduce: Any) -> list[tuple[int, float, bool]]:
+    def _over_ranks(self) -> list[tuple[int, float, bool]]:
         """The losses that are in no mean yet, each the mean over the ranks."""
         steps, losses, skipped = zip(*self.losses, strict=True)
         stacked = torch.stack([loss.to(losses[-1].device) for loss in losses])
-        values = reduce(stacked, reduce_op="mean").tolist()  # here a GPU is waited for
+        values = self.reduce(stacked, reduce_op="mean").tolist()  # here a GPU is waited for
         return list(zip(steps, values, map(bool, skipped), strict=True))
 
     def _mean_loss(self, trainer: pl.Trainer) -> dict[str, float]:
         """The mean of the losses since the last call, over all ranks and the steps that were taken."""
-        taken = [(step, value) for step, value, skipped in self._of_all_ranks(trainer.strategy.reduce) if not skipped]
+        taken = [(step, value) for step, value, skipped in self._over_ranks() if not skipped]
         self.losses.clear()
         for step, value in taken:
             require_finite("train/loss", value, step)

@@ -21,14 +21,12 @@ class Pictures(pl.Callback):
         self.drawing = TimeBudget(1 / 10)
         self.is_skipped = False  # the newest validation has no figures
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: Any, task: Any) -> None:
         if trainer.state.fn != TrainerFn.FITTING or not trainer.is_global_zero:
             return
         if not all(score.isfinite() for score in trainer.callback_metrics.values()):  # the run is about to end
             return
-        task: Any = pl_module
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if (text := task.text(datamodule.example(1))) is not None:
+        if (text := task.text(trainer.datamodule.example(1))) is not None:
             for board in tensorboard_loggers(trainer):
                 board.experiment.add_text("sample", verbatim(text), trainer.global_step)
             if trainer.global_step < trainer.estimated_stepping_batches:
@@ -37,8 +35,7 @@ class Pictures(pl.Callback):
         if not self.is_skipped:
             self._draw(trainer, task, "val")
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        task: Any = pl_module
+    def on_train_end(self, trainer: Any, task: Any) -> None:
         task.gather()  # on every rank, though only the first draws
         if self.is_skipped:
             task.eval()  # as in a validation
@@ -46,12 +43,12 @@ class Pictures(pl.Callback):
             task.train()
         task.scatter()
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_test_end(self, trainer: Any, task: Any) -> None:
         if trainer.is_global_zero:
-            self._draw(trainer, pl_module, "test")
+            self._draw(trainer, task, "test")
 
     @torch.no_grad()
-    def _draw(self, trainer: pl.Trainer, task: Any, split: str) -> None:
+    def _draw(self, trainer: Any, task: Any, split: str) -> None:
         with self.drawing:
-            for name, figure in task.figures(trainer.datamodule, split).items():  # type: ignore[attr-defined]
+            for name, figure in task.figures(trainer.datamodule, split).items():
                 save_figure(trainer, name, figure)

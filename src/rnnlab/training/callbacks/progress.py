@@ -38,7 +38,7 @@ class Progress(ProgressBar):
     def disable(self) -> None:
         self.interval = inf
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self.total = trainer.estimated_stepping_batches
         self.first_step = trainer.global_step
         self.started = self.shown = time.monotonic()
@@ -47,34 +47,29 @@ class Progress(ProgressBar):
             self.bar.start()
             self.task = self.bar.add_task("", total=None if self.total == inf else self.total)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, task: Any, outputs: Any, *_: Any) -> None:
         self.loss = outputs["loss"]
         if time.monotonic() - self.shown >= self.interval:
             self._show(trainer)
 
     def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+        self, trainer: pl.Trainer, task: Any, outputs: Any, batch: Any, i: int, *_: Any
     ) -> None:
         if trainer.training and time.monotonic() - self.shown >= self.interval:
-            self._show(trainer, f"  validating, batch {batch_idx + 1}")
+            self._show(trainer, f"  validating, batch {i + 1}")
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if self.monitor in trainer.callback_metrics:
             self.monitored = f"  {self.monitor} {float(trainer.callback_metrics[self.monitor]):.4g}"
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if self.loss is not None:
             self._show(trainer)
         elif trainer.is_global_zero:
             tell(f"Nothing left to train at step {self.first_step}: raise trainer.max_epochs to go on.")
-        self._close()
+        self.on_exception()
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._close()
-
-    def _close(self) -> None:
+    def on_exception(self, *_: Any) -> None:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None

@@ -21,11 +21,11 @@ class RandomNumbers(pl.Callback):
     def __init__(self) -> None:
         self.states: list[dict[str, Any]] | None = None  # of each rank, to be restored
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.global_rank > 0:  # until now all ranks had the same random numbers, for the same weights
             torch.manual_seed(torch.initial_seed() + trainer.global_rank)
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, i: int) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         if self.states is not None:
             if trainer.global_rank < len(self.states):  # there may be more ranks than before
                 restore(self.states[trainer.global_rank])
