@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT, environment, forked
 from test_errors import message_of
 from test_kills import same
 
@@ -17,25 +18,17 @@ from rnnlab.training.callbacks.checkpoints import AtomicIO
 from rnnlab.utils.errors import UserError
 from rnnlab.utils.files import write_atomically
 
-BARE = ("callbacks=none", "logger=none")
+BARE = ("callbacks=none", "logger=none", "trainer=cpu")
+DEEP = ("data=hello", "cell.num_layers=3", "mode=max", *BARE)
 HUGE = 10**12
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     """A run's folder with three checkpoints; small, but for a network of three layers."""
-    from conftest import ROOT, environment, forked
-
     folder = tmp_path_factory.mktemp("good")
-    command = [
-        str(ROOT / "scripts" / "train.py"),
-        "data=hello",
-        "cell.num_layers=3",
-        "trainer.max_epochs=3",
-        "mode=max",
-    ]
-    place = (f"hydra.run.dir={folder}/run", "logger=none", "callbacks=none", "trainer=cpu")
-    result = forked([*command, *place], "", folder, environment())
+    command = [str(ROOT / "scripts" / "train.py"), *DEEP, "trainer.max_epochs=3", f"hydra.run.dir={folder}/run"]
+    result = forked(command, "", folder, environment())
     assert result.returncode == 0, result.stderr
     return folder / "run" / "checkpoints"
 
@@ -46,30 +39,27 @@ def saved(good):
 
 
 def damages(content):
-    """Ways to spoil a file, by name."""
+    """Ways to spoil a file."""
     chances = random.Random(0)
-    ways = {"empty": b""}
-    for number in range(20):
-        ways[f"cut {number}"] = content[: chances.randrange(len(content))]
+    yield b""
+    for _ in range(20):
+        yield content[: chances.randrange(len(content))]
         changed = bytearray(content)
         for at in chances.sample(range(len(content)), 20):
             changed[at] ^= chances.randrange(1, 256)
-        ways[f"changed {number}"] = bytes(changed)
-    return ways
+        yield bytes(changed)
 
 
 def test_a_damaged_checkpoint_is_told_or_is_read_as_it_was_written(good, saved, tmp_path):
     """Between its parts a file has bytes that nobody reads."""
     path = tmp_path / "spoilt.ckpt"
     messages = []
-    for way, content in damages((good / "last.ckpt").read_bytes()).items():
+    for content in damages((good / "last.ckpt").read_bytes()):
         path.write_bytes(content)
         try:
-            found = checkpoint.load(path)
+            assert same(checkpoint.load(path), saved)
         except UserError as error:
             messages.append(str(error))
-        else:
-            assert same(found, saved), way
     assert all(message.startswith(f"ckpt={path} is damaged") and "\n" not in message for message in messages)
     assert len(messages) > 36
 
@@ -101,8 +91,7 @@ def test_what_was_verified_is_what_is_read(good, saved, tmp_path):
 def test_an_optimizer_state_of_other_shapes_is_refused(script, saved, tmp_path):
     saved["optimizer_states"][0]["state"][0]["exp_avg"] = torch.zeros(1)
     torch.save(saved, tmp_path / "other.ckpt")
-    arguments = ("cell.num_layers=3", "mode=max", "trainer=cpu", "trainer.max_epochs=4", *BARE)
-    refused = script("train", *arguments, f"ckpt={tmp_path / 'other.ckpt'}", check=False)
+    refused = script("train", *DEEP, "trainer.max_epochs=4", f"ckpt={tmp_path / 'other.ckpt'}", check=False)
     message_of(refused, "other.ckpt does not hold the optimizer of this network", "init_from=")
 
 
@@ -140,8 +129,7 @@ def test_last_passes_over_what_cannot_be_read(fault, script, good, saved, tmp_pa
         torch.save(saved, last)
     else:
         last.write_bytes(last.read_bytes()[: len(last.read_bytes()) // 2 if fault == "cut" else 0])
-    arguments = ("cell.num_layers=3", "mode=max", "trainer=cpu", "trainer.max_epochs=4", *BARE)
-    result = script("train", *arguments, "ckpt=last")
+    result = script("train", *DEEP, "trainer.max_epochs=4", "ckpt=last")
     what = ": it has format" if fault == "newer" else " is damaged"
     assert f"passed over: ckpt={last}{what}" in result.stdout
     assert f"goes on at step {before}: {folder / 'previous.ckpt'}" in result.stdout
@@ -165,13 +153,6 @@ class Call:
         return self.call
 
 
-class Names:
-    """Unpickling it would look a function up."""
-
-    def __reduce__(self):
-        return "eval"
-
-
 def cell(**changes):
     return lambda saved, _: saved["rnnlab"]["model"]["cell"].update(changes)
 
@@ -180,31 +161,18 @@ def model(**changes):
     return lambda saved, _: saved["rnnlab"]["model"].update(changes)
 
 
-def data(**changes):
-    return lambda saved, _: saved["rnnlab"]["data"].update(changes)
-
-
 def spec(**changes):
     return lambda saved, _: saved["hyper_parameters"]["spec"].update(changes)
-
-
-def synthetic(target, **sizes):
-    settings = {"batch_size": 4, "num_val": 4, "num_test": 4, "seed": 0, "seq_len": 20, "epoch_steps": 4}
-    return lambda saved, _: saved["rnnlab"].update(data={"_target_": target, **settings, **sizes})
 
 
 def program(saved, trace):
     saved["more"] = Call(os.system, f"touch {trace}")
 
 
-def weight(saved, trace):
+def weights(saved, trace):
     saved["rnnlab"]["model"]["cell"]["hidden_size"] = 10**6
     for name, tensor in saved["state_dict"].items():
         saved["state_dict"][name] = torch.zeros(1).expand([10**6] * tensor.dim())
-
-
-def one_weight(saved, trace):
-    saved["state_dict"]["network.head.bias"] = torch.zeros(1).expand(HUGE)
 
 
 def traced(section, target, **arguments):
@@ -239,8 +207,7 @@ HOSTILE = {
     "a huge number of layers": cell(num_layers=HUGE),
     "a number beyond all": cell(hidden_size=10**400),
     "a huge embedding": model(embedding=HUGE),
-    "huge weights": weight,
-    "a huge weight": one_weight,
+    "huge weights": weights,
     "a huge output": spec(output_size=HUGE),
     "a huge input": spec(input_size=HUGE, vocab=[]),
     "a vocabulary of something else": spec(vocab=[{"_target_": "os.system"}, 1, None, "a"]),
@@ -249,11 +216,6 @@ HOSTILE = {
     "no data": lambda saved, _: saved["rnnlab"].update(data={}),
     "no weights": lambda saved, _: saved.update(state_dict={}),
     "weights that are none": lambda saved, _: saved["state_dict"].update({"network.head.bias": "a"}),
-    "a huge set": synthetic("rnnlab.data.memory.AddingData", num_test=HUGE),
-    "huge sequences": synthetic("rnnlab.data.memory.AddingData", seq_len=HUGE),
-    "a file that never ends": lambda saved, _: saved["rnnlab"].update(
-        data={"_target_": "rnnlab.data.text.TextData", "path": "/dev/zero"}
-    ),
 }
 
 
@@ -292,8 +254,7 @@ def test_a_path_in_a_checkpoint_is_not_written_to(script, good, saved, tmp_path)
         for entry in source.infolist():
             copy.writestr(entry, source.read(entry))
         copy.writestr(f"../../../{victim.name}", "replaced")
-    arguments = ("cell.num_layers=3", "mode=max", "trainer=cpu", "trainer.max_epochs=4", *BARE)
-    script("train", *arguments, "ckpt=last", check=False)
+    script("train", *DEEP, "trainer.max_epochs=4", "ckpt=last", check=False)
     assert victim.read_text() == "as it was"
     saved["rnnlab"]["data"] = {
         "_target_": "rnnlab.data.text.TextData", "path": __file__, "cache": str(tmp_path / "cache"), "batch_size": 1,
@@ -306,7 +267,7 @@ def test_a_path_in_a_checkpoint_is_not_written_to(script, good, saved, tmp_path)
 
 
 def test_a_full_disk_in_the_middle_of_a_save(script, tmp_path):
-    arguments = ("data=hello", "cell=lstm", "cell.hidden_size=256", "trainer=cpu", "data.epoch_steps=20", *BARE)
+    arguments = ("data=hello", "cell=lstm", "cell.hidden_size=256", "data.epoch_steps=20", *BARE)
     arguments += ("trainer.max_epochs=40",)
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
 
