@@ -60,13 +60,13 @@ def train(cfg: DictConfig) -> float | None:
         quiet()
         if writes:
             environment.note(folder, start.kind == "own")
-        record.note(score=_fit_and_test(cfg, folder, start, record))
+        record.note(score=_train(cfg, folder, start, record))
     if swept:
         jobs.tell_progress(Path(hydra.sweep.dir))
     return record.content["score"]
 
 
-def _fit_and_test(cfg: DictConfig, folder: Path, start: Start, record: run_record.Record) -> float | None:
+def _train(cfg: DictConfig, folder: Path, start: Start, record: run_record.Record) -> float | None:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule, model = make_parts(cfg)
     if cfg.compile:

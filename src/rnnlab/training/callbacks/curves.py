@@ -86,7 +86,7 @@ class Curves(pl.Callback):
             save_figure(trainer, "loss", self._figure(task.loss_label))
 
     def state_dict(self) -> dict[str, Any]:
-        losses = self._over_ranks() if self.losses else []
+        losses = self._over_ranks(self.reduce) if self.losses else []
         history = {name: torch.tensor(points, dtype=torch.float64) for name, points in self.history.items()}
         return {"history": history, "losses": losses}
 
@@ -95,16 +95,16 @@ class Curves(pl.Callback):
             self.history[name] = [(int(step), value) for step, value in points.tolist()]
         self.losses = [(step, torch.tensor(value), skipped) for step, value, skipped in state_dict["losses"]]
 
-    def _over_ranks(self) -> list[tuple[int, float, bool]]:
+    def _over_ranks(self, reduce: Any) -> list[tuple[int, float, bool]]:
         """The losses that are in no mean yet, each the mean over the ranks."""
         steps, losses, skipped = zip(*self.losses, strict=True)
         stacked = torch.stack([loss.to(losses[-1].device) for loss in losses])
-        values = self.reduce(stacked, reduce_op="mean").tolist()  # here a GPU is waited for
+        values = reduce(stacked, reduce_op="mean").tolist()  # here a GPU is waited for
         return list(zip(steps, values, map(bool, skipped), strict=True))
 
     def _mean_loss(self, trainer: pl.Trainer) -> dict[str, float]:
         """The mean of the losses since the last call, over all ranks and the steps that were taken."""
-        taken = [(step, value) for step, value, skipped in self._over_ranks() if not skipped]
+        taken = [(step, value) for step, value, skipped in self._over_ranks(trainer.strategy.reduce) if not skipped]
         self.losses.clear()
         for step, value in taken:
             require_finite("train/loss", value, step)
