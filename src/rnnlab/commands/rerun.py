@@ -17,8 +17,7 @@ from rnnlab.utils.errors import UserError, require
 def expand() -> None:
     """Replace `again=FOLDER` on the command line by the overrides of the run in that folder; others are added to them.
 
-    **Raises:** `UserError` if there is no run, if `conf/` has changed so that it would be another run, and if the run
-    asks for what no yaml in `conf/` names.
+    **Raises:** `UserError` if it would be another run, and if it asks for what no yaml in `conf/` names.
     """
     given = [argument for argument in sys.argv[1:] if argument.startswith("again=")]
     if not given:

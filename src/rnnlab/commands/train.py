@@ -73,10 +73,8 @@ def _train(cfg: DictConfig, folder: Path, start: Start, record: run_record.Recor
         min_rnn.scan = torch.compiler.disable(min_rnn.scan)  # a loop over time, which would be unrolled
         model.network.compile()  # in place, so that weights keep their names
     record.note(parameters=sum(weight.numel() for weight in model.parameters()))
-    run = identity(record.content["overrides"])
-    keeper = BestAndLast(
-        folder / "checkpoints", cfg.monitor, cfg.mode, plain_parts(cfg), cfg.checkpoint.every_minutes, run
-    )
+    minutes, run = cfg.checkpoint.every_minutes, identity(record.content["overrides"])
+    keeper = BestAndLast(folder / "checkpoints", cfg.monitor, cfg.mode, plain_parts(cfg), minutes, run)
     saved = _load(start.ckpt, model, cfg) if start.ckpt else None
     if processes.is_global_zero():
         _prepare_folder(folder, start, saved, record)
@@ -137,7 +135,6 @@ def _prepare_folder(folder: Path, start: Start, saved: dict[str, Any] | None, re
 
 def _tell_batch_size(trainer: pl.Trainer, batch_size: int) -> None:
     ranks, added_up = trainer.num_devices * trainer.num_nodes, trainer.accumulate_grad_batches
-    if ranks * added_up > 1:
-        tell(
-            f"batch of a step: {ranks * added_up * batch_size} = {ranks} processes x {added_up} batches x {batch_size}"
-        )
+    total = ranks * added_up * batch_size
+    if total > batch_size:
+        tell(f"batch of a step: {total} = {ranks} processes x {added_up} batches x {batch_size}")

@@ -14,18 +14,13 @@ from rnnlab.utils.errors import UserError, require
 
 
 def load_model(saved: dict[str, Any], path: str | Path) -> Any:
-    """The trained model of a checkpoint that `load` has read.
-
-    It is built without memory first: sizes are taken from a checkpoint only where its weights have them.
-
-    **Raises:** `UserError`, see `build`, and if the weights are not those of the network that the checkpoint describes.
-    """
+    """The trained model of a checkpoint that `load` has read, if its weights have the sizes that it describes."""
     config, weights = saved["rnnlab"]["model"], saved["state_dict"]
     fits = f"ckpt={path} does not hold the weights of the network that it describes."
     layers = config["cell"].get("num_layers", 1) if isinstance(config.get("cell"), dict) else 1
     require(not isinstance(layers, int) or layers <= len(weights), fits)
     spec = saved["hyper_parameters"]["spec"]
-    with torch.device("meta"):
+    with torch.device("meta"):  # without memory
         described = build(config, "model", path, spec=spec)
     require(shapes(described.state_dict()) == shapes(weights), fits)
     model = build(config, "model", path, spec=spec)
@@ -36,11 +31,7 @@ def load_model(saved: dict[str, Any], path: str | Path) -> Any:
 def load_parts(path: str | Path, data: dict[str, Any]) -> tuple[Any, Any]:
     """The trained model of a checkpoint and its data, not set up yet.
 
-    **Arguments:**
-
-    - `data`: settings that differ from those in training; with a `_target_`, other data.
-
-    **Raises:** `UserError`, see `load` and `load_model`.
+    `data` holds settings that differ from those in training, or, with a `_target_`, other data.
     """
     saved = load(path)
     stored = {key: value for key, value in saved["rnnlab"]["data"].items() if key != "cache"}  # never a stranger's path
@@ -55,14 +46,9 @@ def load_parts(path: str | Path, data: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def build(config: dict[str, Any], section: str, path: str | Path, **kwargs: Any) -> Any:
-    """Build a part of a checkpoint, if the local `conf/` names all that it asks for.
+    """Build the `section` of a checkpoint, `"model"` or `"data"`.
 
-    **Arguments:**
-
-    - `section`: `"model"` or `"data"`.
-
-    **Raises:** `UserError`, before anything is imported, for what `conf/` does not name, and if the part cannot be
-    built.
+    **Raises:** `UserError`, before anything is imported, for what `conf/` does not name, and if it cannot be built.
     """
     require("_target_" in config, f"ckpt={path} does not say what its {section} is. Use another.")
     _check(config, section, path)
@@ -74,9 +60,7 @@ def build(config: dict[str, Any], section: str, path: str | Path, **kwargs: Any)
 
 
 def _check(config: dict[str, Any], section: str, path: str | Path) -> None:
-    """Raise `UserError` unless each `_target_` is, by its exact name, one that a yaml of `conf/` has at the same place,
-    and takes the arguments that it is given; values have to be plain.
-    """
+    """Require that a yaml in `conf/` has each `_target_` at the same place, and that it takes its arguments."""
     allowed: dict[str, set[Any]] = {}
     for place, target in repository.targets().items():
         allowed.setdefault(place.partition(":")[2], set()).add(target)

@@ -73,11 +73,7 @@ def newest(paths: list[Path]) -> tuple[Path | None, str]:
 
 
 def load(path: str | Path, key: str = "ckpt") -> dict[str, Any]:
-    """Read a checkpoint that rnnlab wrote, onto the CPU, without running anything in it.
-
-    **Arguments:**
-
-    - `key`: the setting that names it, for messages.
+    """Read a checkpoint onto the CPU without running anything in it; `key` is the setting that names it.
 
     **Raises:** `UserError` if it is missing, damaged, not from rnnlab, or of another version.
     """
@@ -95,21 +91,21 @@ def load(path: str | Path, key: str = "ckpt") -> dict[str, Any]:
         not unsafe,
         f"{key}={path} asks for {', '.join(unsafe)}, which no checkpoint of rnnlab does. Nothing of it was run.",
     )
-    foreign = f"{key}={path} is not a checkpoint of rnnlab. Use one from a run's checkpoints/ folder."
     try:
         found = checkpoint["rnnlab"]["format"]
         require(
             found == FORMAT,
-            f"{key}={path}: it has format {str(found)[:20]}, this version reads {FORMAT}: use the version of rnnlab "
-            "that wrote it.",
+            f"it has format {str(found)[:20]}, this version reads {FORMAT}: use the version of rnnlab that wrote it.",
         )
         sections = checkpoint["rnnlab"]["model"], checkpoint["rnnlab"]["data"], checkpoint["hyper_parameters"]["spec"]
         SequenceSpec(**sections[2])
-        weights = checkpoint["state_dict"].values()
-        require(all(isinstance(section, dict) for section in sections) and all(map(_is_stored, weights)), foreign)
-        require(isinstance(checkpoint["global_step"], int), foreign)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(foreign) from error
+        is_ours = all(isinstance(section, dict) for section in sections) and isinstance(checkpoint["global_step"], int)
+        is_ours = is_ours and all(map(_is_stored, checkpoint["state_dict"].values()))
+    except UserError as error:
+        raise UserError(f"{key}={path}: {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError):
+        is_ours = False
+    require(is_ours, f"{key}={path} is not a checkpoint of rnnlab. Use one from a run's checkpoints/ folder.")
     return checkpoint
 
 

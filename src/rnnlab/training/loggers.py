@@ -17,13 +17,7 @@ Row = dict[str, Any]
 
 
 class CSV(Logger):
-    """`metrics.csv`: a row for each logged step, a column for each metric. Lightning's `CSVLogger` would delete the
-    rows of a run that resumes.
-
-    **Arguments:**
-
-    - `save_dir`: the run's folder.
-    """
+    """`metrics.csv`: a row a step, a column for each metric. Lightning's `CSVLogger` would delete an existing file."""
 
     def __init__(self, save_dir: str) -> None:
         super().__init__()

@@ -9,12 +9,7 @@ from torch.optim.lr_scheduler import LambdaLR
 def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.05, final: float = 0.02) -> LambdaLR:
     """A learning rate that rises linearly, then falls along half a cosine (Loshchilov & Hutter 2017, one cycle).
 
-    **Arguments:**
-
-    - `optimizer`: its learning rate is the peak.
-    - `total_steps`: steps of the whole run; past them the rate stays at its end.
-    - `warmup`: share of the steps that rise.
-    - `final`: share of the peak that is left at the end.
+    The peak is the optimizer's learning rate. After `total_steps` the rate stays what it is.
     """
     rising = max(1, round(warmup * total_steps))
     falling = max(1, total_steps - rising)

@@ -74,14 +74,8 @@ def process_start_time(pid: int | None) -> float | None:
 class Record:
     """Keeps `run.json` up to date: `with Record(...) as record: record.note(score=...)`.
 
-    At the end the status follows from the exception, if there is one; `Pruned` is not raised further.
-
-    **Arguments:**
-
-    - `folder`: of the run.
-    - `overrides`: the command's, which identify the run.
-    - `resumes`: whether the run in the folder continues, so that its seconds are added.
-    - `writes`: whether this process writes; one process of a run does.
+    At the end the status follows from the exception, if there is one; `Pruned` is not raised further. A run that
+    `resumes` adds its seconds to those before. Only one process of a run `writes`.
     """
 
     def __init__(self, folder: Path, overrides: list[str], resumes: bool = False, writes: bool = True):

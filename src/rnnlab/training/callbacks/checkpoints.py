@@ -148,13 +148,7 @@ class BestAndLast(Checkpoint):
         self.metrics = state_dict["metrics"]
 
     def inherit(self, path: Path, saved: dict[str, Any], writes: bool) -> None:
-        """Keep the best checkpoint of the run that resumes from `path` as the one to improve on.
-
-        **Arguments:**
-
-        - `saved`: the content of `path`.
-        - `writes`: whether this process is the one that writes.
-        """
+        """Keep the best checkpoint of the run that resumes from `path`, with content `saved`, as the one to beat."""
         if path.absolute() == self.last.absolute():
             self.saved_step = saved["global_step"]  # if nothing is left to train, it stays as it is
         if not writes:

@@ -24,11 +24,7 @@ class Curves(pl.Callback):
 
     `train/loss` is the mean over the steps since the last point, every `trainer.log_every_n_steps`; until then losses
     stay on their device, so that a GPU is not waited for. `train/grad_norm` is that before clipping. The history is
-    also written as `figures/loss.png` and `curves.json`: `{"val/loss": [[step, value], ...], ...}`.
-
-    **Arguments:**
-
-    - `monitor`: a metric that `curves.json` holds beside the losses.
+    also written as `figures/loss.png` and, with `monitor`, `curves.json`: `{"val/loss": [[step, value], ...], ...}`.
 
     **Raises:** `UserError` for a loss that is not finite. A step that `NonFiniteGradientGuard` skips is in no mean.
     """

@@ -17,13 +17,7 @@ REDRAW = 0.2  # seconds; reading the loss more often would make a GPU wait and n
 
 
 class Progress(ProgressBar):
-    """Shows step, loss, validation metric, steps per second and time left.
-
-    **Arguments:**
-
-    - `monitor`: the validation metric to show.
-    - `every`: seconds between lines where there is no terminal to draw a bar on.
-    """
+    """Shows step, loss, the metric `monitor`, speed and time left: as a bar, or as lines where there is no terminal."""
 
     def __init__(self, monitor: str = "val/loss", every: float = 10.0):
         super().__init__()
