@@ -1,6 +1,6 @@
 """Reads checkpoint files: verified by checksum, and safe to open whoever wrote them.
 
-A checkpoint is Lightning's: weights (`state_dict`), spec (`hyper_parameters`), optimizer, schedule, loops and callbacks,
+A checkpoint is Lightning's: weights (`state_dict`), spec (`hyper_parameters`), optimizer, schedule, loops, callbacks,
 among them random numbers; the state of stateful batches (`state`); and `rnnlab`: `format`, the plain configs of `model`
 and `data`, and `written`, the sizes of the log files at that step.
 """
