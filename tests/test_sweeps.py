@@ -166,7 +166,7 @@ def test_a_folder_of_another_run(script):
     gone = script("train", *SMALL, "callbacks=none", "seed=2")
     assert "goes on at step 20" in gone.stdout
     assert (run.folder / "checkpoints" / "last.old").exists()  # of seed 1
-    living = {**record, "status": "running", "pid": os.getpid(), "born": records_of._born(os.getpid())}
+    living = {**record, "status": "running", "pid": os.getpid(), "born": records_of.process_start_time(os.getpid())}
     (run.folder / "run.json").write_text(json.dumps(living))
     assert f"process {os.getpid()} is at this run" in script("train", *SMALL, check=False).stderr
 
