@@ -2,9 +2,9 @@
 
 import os
 import sys
+from itertools import pairwise
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
 from rnnlab.commands import cli
@@ -12,9 +12,12 @@ from rnnlab.utils.errors import require
 
 
 def take_folders() -> list[str]:
-    """Take what is no key=value and no flag off the command line: a path, which Hydra's grammar would reject."""
-    args, rest = get_args_parser().parse_known_args(sys.argv[1:])
-    words = [*args.overrides, *(word for word in rest if not word.startswith("-"))]
+    """Take what is no key=value, no flag and no value of a flag off the command line: Hydra's grammar rejects paths."""
+    words = [
+        word
+        for before, word in pairwise(sys.argv)
+        if not word.startswith("-") and (not before.startswith("-") or "=" in before)
+    ]
     folders = [word for word in words if "=" not in word or os.path.isdir(word)]
     for folder in folders:
         sys.argv.remove(folder)

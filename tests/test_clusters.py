@@ -41,6 +41,13 @@ def slurm(tmp_path_factory):
         sh(f"{SLURM} stop {folder}")
 
 
+def wait_until(condition, within=180):
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 def records(folder):
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*/run.json"))]
 
@@ -49,26 +56,20 @@ def records(folder):
 def test_a_job_of_a_slurm_sweep_that_is_queued_again_goes_on(slurm, tmp_path):
     sweep = start(TRAIN, "-m", "hydra/launcher=submitit_slurm", "hydra.launcher.mem_gb=2", *LONG, "trainer=cpu",
                   "trainer.max_epochs=800", "seed=1,2", f"hydra.sweep.dir={tmp_path}", **slurm)  # fmt: skip
-    jobs = []
-    while len(jobs) < 2:
-        jobs = sorted(tmp_path.glob("[01]_*/checkpoints/last.ckpt"))
-        assert sweep.poll() is None
-        time.sleep(0.1)
+    wait_until(lambda: len(list(tmp_path.glob("[01]_*/checkpoints/last.ckpt"))) == 2)
+    jobs = sorted(tmp_path.glob("[01]_*/checkpoints/last.ckpt"))
     number = sh("squeue --noheader --array --format=%i --states=running", **slurm).split()[0]
     sh(f"scontrol requeue {number}", **slurm)
-    deadline = time.monotonic() + 60
-    while number in sh("squeue --noheader --array --format=%i --states=running", **slurm).split():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    running = "squeue --noheader --array --format=%i --states=running"
+    wait_until(lambda: number not in sh(running, **slurm).split())
     time.sleep(3)
     sh(f"scontrol update JobId={number} StartTime=now", **slurm)  # Slurm itself waits for two minutes
-    printed, errors = end(sweep, 120)
+    errors = end(sweep, 120)[1]
     assert sweep.returncode == 0, errors
     assert [said["status"] for said in records(tmp_path)] == ["finished"] * 2
     logs = "".join(path.read_text() for path in tmp_path.glob(".submitit/*/*_log.out"))
     assert logs.count("Stopped by SIGTERM at step") == logs.count("goes on at step") == 1
     assert {state(path.parents[1])["global_step"] for path in jobs} == {3200}
-    print(printed[-3000:], logs[-3000:])
 
 
 @needs_slurm
@@ -98,21 +99,14 @@ def test_a_job_that_slurm_warns_queues_itself_again_and_goes_on(slurm, tmp_path)
     folder = tmp_path / f"slurm_{number}_0"
     wait_for(folder / "checkpoints" / "last.ckpt")
     sh(f"scancel --signal=USR1 {number}", **slurm)
-    deadline = time.monotonic() + 60
-    while "Stopped by SIGUSR1" not in (tmp_path / "log").read_text() or "PENDING" not in sh(
-        f"squeue --noheader --format=%T --jobs={number}", **slurm
-    ):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_until(lambda: "Stopped by SIGUSR1" in (tmp_path / "log").read_text())
+    wait_until(lambda: "PENDING" in sh(f"squeue --noheader --format=%T --jobs={number}", **slurm))
     time.sleep(3)
     sh(f"scontrol update JobId={number} StartTime=now", **slurm)
     wait_for(folder / "metrics.json", 180)
     log = (tmp_path / "log").read_text()
     assert log.count("Stopped by SIGUSR1 at step") == log.count("goes on at step") == 1
-    deadline = time.monotonic() + 20
-    while records(tmp_path)[0]["status"] != "finished":  # a moment later
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: records(tmp_path)[0]["status"] == "finished")
 
 
 @pytest.fixture(scope="module")
@@ -135,12 +129,9 @@ def test_a_ray_cluster_runs_a_sweep_and_a_killed_job_again(ray, tmp_path):
     sweep = start(TRAIN, "-m", "hydra/launcher=ray", "hydra.launcher.ray.init.address=auto",
                   "+hydra.launcher.ray.init.object_store_memory=null", *LONG, "trainer=cpu", "trainer.max_epochs=800",
                   "seed=1,2,3", f"hydra.sweep.dir={tmp_path}", **ray)  # fmt: skip
-    first = []
-    while not first:
-        first = sorted(tmp_path.glob("*/checkpoints/last.ckpt"))
-        assert sweep.poll() is None
-        time.sleep(0.1)
-    os.kill(json.loads((first[0].parents[1] / "run.json").read_text())["pid"], signal.SIGKILL)
+    wait_until(lambda: list(tmp_path.glob("*/checkpoints/last.ckpt")))
+    (first, *_) = sorted(tmp_path.glob("*/checkpoints/last.ckpt"))
+    os.kill(json.loads((first.parents[1] / "run.json").read_text())["pid"], signal.SIGKILL)
     printed, errors = end(sweep, 120)
     assert sweep.returncode == 0, errors
     assert [said["status"] for said in records(tmp_path)] == ["finished"] * 3

@@ -24,7 +24,7 @@ def start(*command, **given):
                             stderr=subprocess.PIPE, text=True)  # fmt: skip
 
 
-def end(process, within=60):
+def end(process, within=180):
     """What it printed to standard output and standard error; its exit code is there then."""
     try:
         return process.communicate(timeout=within)
@@ -32,7 +32,7 @@ def end(process, within=60):
         process.kill()
 
 
-def wait_for(path, within=60):
+def wait_for(path, within=180):
     deadline = time.monotonic() + within
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} does not appear"
@@ -59,10 +59,7 @@ def addresses(pid):
 def alone(tmp_path_factory):
     """The test metrics of one process."""
     folder = tmp_path_factory.mktemp("alone")
-    process = start(
-        TRAIN, *SMALL, "trainer=cpu", "data.batch_size=32", "trainer.max_epochs=2", f"hydra.run.dir={folder}"
-    )
-    end(process)
+    end(start(TRAIN, *SMALL, "trainer=cpu", "data.batch_size=32", "trainer.max_epochs=2", f"hydra.run.dir={folder}"))
     return json.loads((folder / "metrics.json").read_text())
 
 
@@ -109,7 +106,7 @@ def test_torchrun_starts_a_run_again_where_it_was(tmp_path):
     process = start(*TORCHRUN, "--nproc_per_node=2", "--max-restarts=1", TRAIN, *SMALL, "trainer=ddp_cpu",
                     "trainer.max_epochs=4", "data.batch_size=16", "+callbacks.die._target_=die.Die",
                     f"hydra.run.dir={tmp_path}/runs/${{oc.env:RNNLAB_START}}", PYTHONPATH=str(tmp_path))  # fmt: skip
-    printed, errors = end(process, 90)
+    printed, errors = end(process)
     assert process.returncode == 0, errors
     assert "goes on at step 8" in printed  # of the second of four epochs of four steps
     (folder,) = (tmp_path / "runs").iterdir()
@@ -117,13 +114,8 @@ def test_torchrun_starts_a_run_again_where_it_was(tmp_path):
 
 
 def test_a_sweep_under_torchrun_is_refused(script, tmp_path):
-    ranks = {
-        "TORCHELASTIC_RUN_ID": "x",
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "RANK": "0",
-        "TORCHELASTIC_RESTART_COUNT": "0",
-    }
+    ranks = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "0",
+             "TORCHELASTIC_RESTART_COUNT": "0"}  # fmt: skip
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True)
     result = script("train", "-m", *SMALL, "seed=1,2", f"hydra.sweep.dir={tmp_path}/sweep", check=False,
                     MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port), **ranks)  # fmt: skip
@@ -202,7 +194,5 @@ def test_a_run_that_loses_a_process_says_so_and_can_go_on(script, tmp_path):
     assert "Error: Process 1 of this run ended with code -9." in errors
     assert status(folder) == "killed"
     step = state(folder)["global_step"]
-    done = script(
-        "train", *LONG, "trainer=ddp_cpu", f"trainer.max_steps={step}", f"ckpt={folder}/checkpoints/last.ckpt"
-    )
-    assert f"goes on at step {step}" in done.stdout
+    further = ("trainer=ddp_cpu", f"trainer.max_steps={step}", f"ckpt={folder}/checkpoints/last.ckpt")
+    assert f"goes on at step {step}" in script("train", *LONG, *further).stdout

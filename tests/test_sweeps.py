@@ -10,7 +10,7 @@ import sqlite3
 import pytest
 import torch
 
-from rnnlab.training import run_record as records_of
+from rnnlab.training import run_record
 
 OWN = """
 import json, os, signal
@@ -18,24 +18,16 @@ import lightning.pytorch as pl
 import torch
 
 class Die(pl.Callback):
-    def __init__(self, seed, times=1):
-        self.seed, self.times = seed, times
+    # kills the run in which `value` is `at` in its third epoch, so many `times`
+    def __init__(self, value, at, times=1):
+        self.here, self.times = value == at, times
 
     def on_train_epoch_end(self, trainer, module):
         marks = trainer.default_root_dir + "/deaths"
         deaths = os.path.getsize(marks) if os.path.exists(marks) else 0
-        if trainer.current_epoch == 2 and os.environ["PL_GLOBAL_SEED"] == str(self.seed) and deaths < self.times:
+        if self.here and trainer.current_epoch == 2 and deaths < self.times:
             with open(marks, "a") as file:
                 file.write("x")
-            os.kill(os.getpid(), signal.SIGKILL)
-
-class DieOnce(pl.Callback):
-    def __init__(self, trial, once):
-        self.trial, self.once = trial, once
-
-    def on_train_end(self, trainer, module):
-        if self.trial == self.once and not os.path.exists(trainer.default_root_dir + "/died"):
-            open(trainer.default_root_dir + "/died", "w").close()
             os.kill(os.getpid(), signal.SIGKILL)
 
 class Spy(pl.Callback):
@@ -66,14 +58,8 @@ def weights(folder):
 
 
 def test_a_job_that_fails_leaves_the_others_alone(script, tmp_path):
-    arguments = (
-        "train",
-        "-m",
-        *SMALL,
-        "callbacks.pictures=null",
-        "optim.lr=-1,0.01",
-        f"hydra.sweep.dir={tmp_path}/sweep",
-    )
+    arguments = ("train", "-m", *SMALL, "callbacks.pictures=null", "optim.lr=-1,0.01",
+                 f"hydra.sweep.dir={tmp_path}/sweep")  # fmt: skip
     result = script(*arguments, check=False)
     assert result.returncode == 1
     assert "Error: 1 of 2 jobs have no result" in result.stderr
@@ -87,16 +73,16 @@ def test_a_job_that_fails_leaves_the_others_alone(script, tmp_path):
     assert (tmp_path / "sweep" / "results.png").stat().st_size > 5000
 
     # with one more value: the job that failed is run again, the one that is finished is not, the new one is added
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").glob("*/run.json")}
+    times = [{path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").glob("*/run.json")}]
     more = script(*arguments[:-2], "optim.lr=0.1,-1,0.01", arguments[-1], check=False)
     assert "1 of 3 jobs are finished already" in more.stdout
-    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").glob("*/run.json")}
-    assert len(after) == 3
-    assert [after[path] == before[path] for path in sorted(before)] == [False, True]
+    times += [{path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").glob("*/run.json")}]
+    assert len(times[1]) == 3
+    assert [times[0][path] == times[1][path] for path in sorted(times[0])] == [False, True]
 
 
 def test_a_sweep_that_was_killed_goes_on_where_it_was(script, tmp_path, own):
-    arguments = ("train", "-m", *SMALL, "seed=1,2,3", "+callbacks.die={_target_: own.Die, seed: 2}",
+    arguments = ("train", "-m", *SMALL, "seed=1,2,3", "+callbacks.die={_target_: own.Die, value: ${seed}, at: 2}",
                  f"hydra.sweep.dir={tmp_path}/sweep")  # fmt: skip
     assert script(*arguments, check=False, **own).returncode == -signal.SIGKILL
     assert {seed: said["status"] for seed, said in records(tmp_path / "sweep").items()} == {1: "finished", 2: "running"}
@@ -128,7 +114,7 @@ def test_a_job_that_is_killed_leaves_the_others_alone(launcher, script, tmp_path
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
     arguments = ("train", "-m", f"hydra/launcher={launcher}", *SMALL, "seed=1,2,3",
                  f"hydra.sweep.dir={tmp_path}/sweep")  # fmt: skip
-    die = "+callbacks.die={_target_: own.Die, seed: 2, times: 2}"  # joblib loses all its jobs with one, and tries again
+    die = "+callbacks.die={_target_: own.Die, value: ${seed}, at: 2, times: 2}"  # joblib runs lost jobs again
     result = script(*arguments, die, check=False, **own)
     assert result.returncode == 1
     assert "1 killed" in result.stdout
@@ -159,14 +145,13 @@ def test_a_folder_of_another_run(script):
     refused = script("train", *SMALL, "callbacks=none", "seed=3", check=False)
     assert "holds another run, which was interrupted" in refused.stderr
     # a start that fails before it trains loses nothing
-    missing = script(
-        "train", *SMALL, "callbacks=none", "seed=2", f"ckpt={run.folder}/checkpoints/lst.ckpt", check=False
-    )
+    typo = f"ckpt={run.folder}/checkpoints/lst.ckpt"
+    missing = script("train", *SMALL, "callbacks=none", "seed=2", typo, check=False)
     assert "lst.ckpt: there is no such file" in missing.stderr
     gone = script("train", *SMALL, "callbacks=none", "seed=2")
     assert "goes on at step 20" in gone.stdout
     assert (run.folder / "checkpoints" / "last.old").exists()  # of seed 1
-    living = {**record, "status": "running", "pid": os.getpid(), "born": records_of.process_start_time(os.getpid())}
+    living = {**record, "status": "running", "pid": os.getpid(), "born": run_record.process_start_time(os.getpid())}
     (run.folder / "run.json").write_text(json.dumps(living))
     assert f"process {os.getpid()} is at this run" in script("train", *SMALL, check=False).stderr
 
@@ -183,7 +168,7 @@ def test_a_sweep_is_one_process_at_a_time(script, tmp_path):
 
 def test_five_seeds(script, tmp_path):
     result = script("train", "sweep=seeds", *SMALL, "callbacks=none", "seed=3,4", f"hydra.sweep.dir={tmp_path}/sweep")
-    assert sorted(records(tmp_path / "sweep")) == [3, 4]  # the command line replaces what a preset sweeps over
+    assert sorted(records(tmp_path / "sweep")) == [3, 4]  # the command line replaces the values of a preset
     assert "±" in result.stdout
 
 
@@ -191,18 +176,17 @@ SEARCH = ("sweep=optuna", *SMALL, "callbacks.pictures=null", "cell=rnn,gru", "hy
 
 
 def test_a_search_that_was_killed_goes_on(script, tmp_path, own):
-    arguments = ("train", *SEARCH, "+callbacks.die={_target_: own.DieOnce, trial: ${callbacks.pruning.trial}, once: 4}",
+    arguments = ("train", *SEARCH, "+callbacks.die={_target_: own.Die, value: ${callbacks.pruning.trial}, at: 4}",
                  f"hydra.sweep.dir={tmp_path}/sweep")  # fmt: skip
     assert script(*arguments, check=False, **own).returncode == -signal.SIGKILL
     assert "4 of 8 jobs are finished already" in script(*arguments, **own).stdout
     with sqlite3.connect(tmp_path / "sweep" / "optuna.db") as study:
         states = study.execute("select number, state from trials").fetchall()
-        chosen = study.execute(
-            "select trial_id, group_concat(param_value) from trial_params group by trial_id"
-        ).fetchall()
+        values = "select group_concat(param_value) from trial_params group by trial_id"
+        chosen = study.execute(values).fetchall()
     assert [number for number, _ in states] == list(range(8))
     assert {state for _, state in states} <= {"COMPLETE", "PRUNED"}
-    assert len({values for _, values in chosen}) == 8
+    assert len(set(chosen)) == 8
     folders = [path.parent.name.partition("_")[0] for path in (tmp_path / "sweep").glob("*/run.json")]
     assert sorted(folders) == sorted(map(str, range(8)))
 

@@ -1,4 +1,4 @@
-"""Entry points: Hydra's, but what a user got wrong ends in one message. Imports no torch, so that --help is instant."""
+"""Runs a `hydra.main` so that an error of the user ends in one message. Imports no torch: --help has to be quick."""
 
 import logging
 import os
@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hydra._internal import utils as hydra_utils
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
@@ -18,38 +17,28 @@ from rnnlab.utils.errors import printable
 
 
 def run(main: Callable[[], Any]) -> None:
-    """Call a `hydra.main`, with Hydra's way of reporting exceptions replaced by `explain`."""
-    processes.join()
-    processes.agree_on_start()
-    if any(argument.startswith("again=") for argument in sys.argv):
-        from rnnlab.commands.rerun import expand
-
-        try:
-            expand()
-        except Exception as error:
-            _stop(error)
-            raise
-    original = hydra_utils.run_and_report
-
-    def report(function: Callable[[], Any]) -> Any:
-        def told() -> Any:
-            try:
-                return function()
-            except Exception as error:
-                _stop(error)
-                raise
-
-        return original(told)
-
-    hydra_utils.run_and_report = report  # type: ignore[assignment]
-    # a full disk is told once, by who writes next: neither by a log nor by a logger's thread
+    """Call a `hydra.main`; an exception ends the process with the message that `explain` has for it."""
+    if processes.is_child():
+        processes.exit_with_parent(int(os.environ["RNNLAB_PARENT"]))  # before long imports
+    processes.share_start_time()
+    # makes Hydra raise exceptions in place of printing them; other processes of this run inherit what the user had set
+    os.environ.setdefault("RNNLAB_FULL_ERROR", os.environ.get("HYDRA_FULL_ERROR", "0"))
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    # a full disk is reported once, by what is written next: not by a log or a logger's thread
     logging.raiseExceptions = False
-    by_threads = threading.excepthook
-    threading.excepthook = lambda what: None if isinstance(what.exc_value, OSError) else by_threads(what)
+    excepthook = threading.excepthook
+    threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else excepthook(args)
     try:
+        if any(argument.startswith("again=") for argument in sys.argv):
+            from rnnlab.commands.rerun import expand
+
+            expand()
         main()
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        _exit_with_message(error)
+        raise
 
 
 def take_literally(*keys: str) -> dict[str, str]:
@@ -64,26 +53,24 @@ def take_literally(*keys: str) -> dict[str, str]:
 
 
 def add_keys(section: str) -> None:
-    """Let `section.KEY=VALUE` set what is in a checkpoint, which Hydra does not know: ++ sets what is there or not."""
+    """Let `section.KEY=VALUE` set what only a checkpoint has: ++ sets a key whether Hydra knows it or not."""
     sys.argv[1:] = [f"++{argument}" if argument.startswith(f"{section}.") else argument for argument in sys.argv[1:]]
 
 
 @contextmanager
 def one_message() -> Iterator[None]:
-    """Around a single job: end it as `run` does. In a sweep the exception goes on, for Hydra to name the job."""
+    """Around a job: end it as `run` does; in a sweep, leave the exception to Hydra, which names the job."""
     try:
         yield
     except Exception as error:
         if HydraConfig.get().mode != RunMode.MULTIRUN:
-            _stop(error)
+            _exit_with_message(error)
         raise
 
 
-def _stop(error: Exception) -> None:
-    """Print what `explain` makes of an error and exit with 1, unless it deserves a traceback or one was asked for."""
-    message = None if os.environ.get("HYDRA_FULL_ERROR") == "1" else explain(error)
-    if message is None:
-        return
-    if os.environ.get("LOCAL_RANK", "0") == "0" or not getattr(error, "on_every_rank", False):
+def _exit_with_message(error: Exception) -> None:
+    """Print what `explain` says and exit with 1, unless it knows no message or a traceback was asked for."""
+    message = explain(error)
+    if message is not None and os.environ["RNNLAB_FULL_ERROR"] != "1":
         print("Error:", printable(message, but="\n"), file=sys.stderr)
-    sys.exit(1)
+        sys.exit(1)

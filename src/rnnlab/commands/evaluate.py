@@ -49,9 +49,9 @@ def evaluate(cfg: DictConfig) -> None:
     _check_same_sizes(model, datamodule)
     model.expect_tests(datamodule.spec.test_lengths)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    with distributed.own_job(cfg.trainer):
-        trainer = instantiate(cfg.trainer, logger=False, callbacks=[], enable_checkpointing=False,
-                              enable_progress_bar=False, default_root_dir=folder)  # fmt: skip
+    trainer = instantiate(cfg.trainer, logger=False, callbacks=[], enable_checkpointing=False,
+                          enable_progress_bar=False, default_root_dir=folder)  # fmt: skip
+    with distributed.process_group(trainer):
         alone = trainer.num_devices * trainer.num_nodes == 1
         require(out is None or alone, f"out={out} is written by a single process: set trainer.devices=1.")
         score(trainer, model, datamodule)

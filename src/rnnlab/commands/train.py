@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rnnlab.config.repository import quoted
 from rnnlab.nn import min_rnn
-from rnnlab.sweeps import jobs
+from rnnlab.sweeps.sweep import print_progress
 from rnnlab.tasks.base import Task
 from rnnlab.training import checkpoint, distributed, environment, loggers, processes, run_record
 from rnnlab.training.callbacks.checkpoints import BestAndLast
@@ -42,7 +42,7 @@ def train(cfg: DictConfig) -> float | None:
     overrides: Any = OmegaConf.to_container(hydra.overrides.task)  # not resolved
     swept = hydra.mode == RunMode.MULTIRUN
     writes, external = processes.is_global_zero(), processes.under_external_launcher()
-    restarted = processes.started_again()
+    restarted = processes.is_restart()
     history = Path(hydra.run.dir).parent
     start = decide_start(folder, overrides, cfg.ckpt, history, swept, writes, external, restarted)
     require(start.kind != "refused", start.message)
@@ -51,7 +51,7 @@ def train(cfg: DictConfig) -> float | None:
     if start.kind == "finished":
         return run_record.read(folder)["score"]
     if swept and "joblib" in hydra.launcher._target_:
-        processes.end_with(os.getppid())  # else its workers outlive a sweep that is killed
+        processes.exit_with_parent(os.getppid())  # else its workers outlive a sweep that is killed
     with run_record.Record(folder, overrides, start.kind == "own", writes) as record, exit_on_signal():
         check_run(cfg)
         record.note(settings=all_settings(cfg), monitor=cfg.monitor, mode=cfg.mode)
@@ -62,7 +62,7 @@ def train(cfg: DictConfig) -> float | None:
             environment.note(folder, start.kind == "own")
         record.note(score=_train(cfg, folder, start, record))
     if swept:
-        jobs.tell_progress(Path(hydra.sweep.dir))
+        print_progress(Path(hydra.sweep.dir))
     return record.content["score"]
 
 
@@ -80,8 +80,8 @@ def _train(cfg: DictConfig, folder: Path, start: Start, record: run_record.Recor
         _prepare_folder(folder, start, saved, record)
     if start.ckpt and saved:
         keeper.inherit(start.ckpt, saved, processes.is_global_zero())
-    with distributed.own_job(cfg.trainer, *([f"ckpt={quoted(str(start.ckpt))}"] if start.ckpt else [])):
-        trainer = make_trainer(cfg, folder, keeper, Stop(keeper))
+    trainer = make_trainer(cfg, folder, keeper, Stop(keeper))
+    with distributed.process_group(trainer, *([f"ckpt={quoted(str(start.ckpt))}"] if start.ckpt else [])):
         _tell_batch_size(trainer, datamodule.batch_size)
         for board in tensorboard_loggers(trainer):
             board.log_hyperparams(chosen_settings(cfg))

@@ -77,8 +77,8 @@ def quoted(text: str) -> str:
     """Text as an override takes it literally; most paths it does."""
     if re.fullmatch(r"/[\w./-]*", text, re.ASCII):
         return text
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+    escaped = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + match[2].replace("'", "\\'"), text)
+    return f"'{escaped}'"  # where no quote follows, Hydra takes a backslash as it is
 
 
 def options(group: str) -> list[str]:

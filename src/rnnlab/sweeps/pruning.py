@@ -1,4 +1,4 @@
-"""Giving up trials that are hopeless."""
+"""Ends trials of a search that are worse than others."""
 
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,12 @@ from rnnlab.utils.errors import Pruned
 
 
 class Pruning(pl.Callback):
-    """Tells Optuna the monitored metric after each validation, and ends a trial that others have left behind.
-
-    **Arguments:**
-
-    - `monitor`: the metric.
-    - `storage`: URL of the study's database; `None` is `optuna.db` in `folder`.
-    - `folder`: of the sweep.
-    - `trial`: number of the trial that this run is; `None`: it is none.
-    - `pruner`: one of Optuna's, which decides; `None` ends no trial.
+    """Reports the monitored metric to Optuna after each validation, and ends a trial that is worse than others.
 
     **Raises:** `Pruned`, on every rank.
     """
 
-    state_key = "pruning"  # survives a new name of the class
+    state_key = "pruning"  # does not depend on the name of the class
 
     def __init__(
         self,
@@ -44,21 +36,22 @@ class Pruning(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.number is None or not trainer.is_global_zero:
             return
-        study = optuna.load_study(study_name=STUDY, storage=self.storage, pruner=self.pruner)
-        found = study.get_trials(deepcopy=False)[self.number]
-        self.trial = optuna.Trial(study, found._trial_id)
-        self.known = set(found.intermediate_values)
+        storage = optuna.storages.get_storage(self.storage)
+        study = optuna.load_study(study_name=STUDY, storage=storage, pruner=self.pruner)
+        study_id = storage.get_study_id_from_name(STUDY)
+        self.trial = optuna.Trial(study, storage.get_trial_id_from_study_id_trial_number(study_id, self.number))
+        self.reported = set(study.get_trials(deepcopy=False)[self.number].intermediate_values)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.number is None or trainer.state.fn != TrainerFn.FITTING or self.monitor not in trainer.callback_metrics:
             return
         self.validations += 1
-        hopeless = False
+        prune = False
         if trainer.is_global_zero:
-            if self.validations not in self.known:  # by a run that was killed
+            if self.validations not in self.reported:  # before the run was killed
                 self.trial.report(float(trainer.callback_metrics[self.monitor]), self.validations)
-            hopeless = self.trial.should_prune()
-        if trainer.strategy.broadcast(hopeless):
+            prune = self.trial.should_prune()
+        if trainer.strategy.broadcast(prune):
             raise Pruned(f"given up at step {trainer.global_step}: others were better by then")
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A search by Optuna whose trials are runs."""
+"""A search with Optuna whose trials are runs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,11 +8,12 @@ import optuna
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import StorageInternalError
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from rnnlab.sweeps.jobs import Job, Jobs, begin
+from rnnlab.sweeps.jobs import Job, Jobs
+from rnnlab.sweeps.sweep import start_progress
 from rnnlab.training import run_record
 from rnnlab.utils.errors import UserError, require
 
@@ -20,7 +21,7 @@ STUDY = "rnnlab"
 
 
 def database(folder: Path) -> str:
-    """Where the trials of a sweep are kept if nothing else is said."""
+    """The URL of the database in the folder of a sweep."""
     return str(URL.create("sqlite", database=str(folder.absolute() / "optuna.db")))
 
 
@@ -37,120 +38,115 @@ def search(
 ) -> None:
     """Run trials until `n_trials` are over, and print the best.
 
-    Trials that another process began and did not end, because it was killed, come first, with what it had chosen.
+    Trials that an interrupted search has left unfinished come first. The settings are those of
+    conf/hydra/sweeper/optuna.yaml.
 
     **Arguments:**
 
-    - `jobs`: runs them, each in a folder of its own.
-    - `overrides`: of all runs; those that leave a choice are what is searched.
-    - `direction`: `"minimize"` or `"maximize"` the monitored metric.
-    - `n_jobs`: trials whose settings are chosen at once, to be run side by side.
-    - `storage`: URL of the database that keeps the study.
-    - `sampler`: of Optuna, but for its `seed`.
-    - `seed`: of the sampler's choices.
+    - `jobs`: runs the trials.
+    - `overrides`: of all trials; those with several values are searched over.
+    - `direction`: `"minimize"` or `"maximize"`.
     - `monitor`: the metric.
 
-    **Raises:** `UserError` for what is no choice, and if the database holds a search among other values.
+    **Raises:** `UserError` for wrong settings, and if the database holds a search over other values.
     """
-    for name, value in (("n_trials", n_trials), ("n_jobs", n_jobs)):
-        whole = isinstance(value, int) and value >= 1
-        require(whole, f"hydra.sweeper.{name}={value} must be a whole number, 1 or more.")
+    require(min(n_trials, n_jobs) > 0, f"hydra.sweeper: n_trials={n_trials} and n_jobs={n_jobs} must be 1 or more.")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     fixed = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
-    space = {
-        override.get_key_element(): _distribution(override) for override in overrides if override.is_sweep_override()
-    }
+    swept = [override for override in overrides if override.is_sweep_override()]
+    space = {override.get_key_element(): _distribution(override) for override in swept}
     require(bool(space), "There is nothing to search for: give a key a choice, as in 'optim.lr=interval(1e-4,1e-1)'.")
-    try:
-        study = optuna.create_study(storage=storage, study_name=STUDY, load_if_exists=True, direction=direction)
-        # another stretch of random numbers for a search that goes on, or it would try the same again
-        study.sampler = sampler(seed=seed + len(study.trials))
-    except (TypeError, ValueError, OSError, StorageInternalError, SQLAlchemyError) as error:
-        raise UserError(f"hydra.sweeper: {str(error).splitlines()[0]}") from error
-    elsewhere = ("trainer", "logger", "callbacks")  # may change while a search goes on
-    rest = [setting for setting in sorted(fixed) if not setting.startswith(elsewhere)]
+    study = _open_study(storage, direction, sampler, seed)
+    may_change = ("trainer", "logger", "callbacks")
+    rest = [setting for setting in sorted(fixed) if not setting.startswith(may_change)]
     _check_same(study, space, [*rest, f"monitor={monitor}", direction], storage)
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        if set(trial.distributions) < set(space):  # killed while it was chosen
+    trials: list[Any] = []
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):  # an interrupted search has left them
+        if set(trial.distributions) < set(space):
             study.tell(trial.number, state=TrialState.FAIL)
-    left = study.get_trials(states=(TrialState.RUNNING,))
-    begin(jobs.folder, n_trials, sum(trial.state.is_finished() for trial in study.trials))
-    while True:
-        over = sum(trial.state.is_finished() for trial in study.trials)
-        more = range(min(n_jobs, n_trials - over) - len(left))
-        trials: list[Any] = [*left, *(study.ask(space) for _ in more)]
-        left = []
-        if not trials:
-            break
+        else:
+            trials.append(trial)
+    start_progress(jobs.folder, n_trials, _num_over(study))
+    while trials or _num_over(study) < n_trials:
+        trials += [study.ask(space) for _ in range(min(n_jobs, n_trials - _num_over(study)) - len(trials))]
         batch = [[*fixed, *_chosen(trial), f"++trial={trial.number}"] for trial in trials]
         jobs.check(batch)
         records = jobs.run(batch)
-        for trial, said in zip(trials, records, strict=True):
-            _tell(study, trial, said)
-        _give_up(study, records)
-    done = study.get_trials(states=(TrialState.COMPLETE,))
-    if done:
+        for trial, record in zip(trials, records, strict=True):
+            _tell(study, trial.number, record)
+        trials = []
+        only_failed = {trial.state for trial in study.trials} == {TrialState.FAIL}
+        require(
+            not only_failed or len(study.trials) < 3,
+            f"All of {len(study.trials)} trials failed, the last with: {records[-1].get('message')}",
+        )
+    if study.get_trials(states=(TrialState.COMPLETE,)):
         best = study.best_trial
-        print(f"The best of {over} trials is number {best.number}, {best.value:.6g}: {' '.join(_chosen(best))}")
+        values = " ".join(_chosen(best))
+        print(f"The best of {_num_over(study)} trials is number {best.number}, {best.value:.6g}: {values}")
 
 
-def _tell(study: optuna.Study, trial: Any, said: dict[str, Any]) -> None:
-    score = said.get("score")
-    match run_record.status(said):
-        case "finished" if score is None:
-            study.tell(trial.number, state=TrialState.FAIL)
-            raise UserError(f"monitor={said.get('monitor')} was not measured: a search needs a validation part.")
-        case "finished":
-            study.tell(trial.number, score)
-        case "pruned":
-            study.tell(trial.number, state=TrialState.PRUNED)
-        case _:
-            study.tell(trial.number, state=TrialState.FAIL)
+def _open_study(storage: str, direction: Any, sampler: Callable[..., Any], seed: int) -> optuna.Study:
+    try:
+        study = optuna.create_study(storage=storage, study_name=STUDY, load_if_exists=True, direction=direction)
+        # a search that is continued needs other random numbers, or it would try the same values again
+        study.sampler = sampler(seed=seed + len(study.trials))
+    except (TypeError, ValueError, OSError, StorageInternalError, SQLAlchemyError) as error:
+        raise UserError(f"hydra.sweeper: {str(error).splitlines()[0]}") from error
+    return study
 
 
-def _give_up(study: optuna.Study, records: list[dict[str, Any]]) -> None:
-    """Three trials that fail, and nothing else, are no search."""
-    states = {trial.state for trial in study.trials}
-    if states <= {TrialState.FAIL, TrialState.WAITING} and len(study.trials) >= 3:
-        raise UserError(f"All of {len(study.trials)} trials failed, the last one so: {records[-1].get('message')}")
+def _num_over(study: optuna.Study) -> int:
+    return sum(trial.state.is_finished() for trial in study.trials)
 
 
-def _chosen(trial: Any) -> Job:
+def _tell(study: optuna.Study, number: int, record: dict[str, Any]) -> None:
+    """Tell Optuna how a trial ended."""
+    status, score = run_record.status(record), record.get("score")
+    missing = status == "finished" and score is None
+    require(not missing, f"monitor={record.get('monitor')} was not measured: a search needs a validation part.")
+    state = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED}.get(status, TrialState.FAIL)
+    study.tell(number, score if status == "finished" else None, state)
+
+
+def _chosen(trial: Trial | FrozenTrial) -> Job:
+    """The values of a trial as overrides."""
     values = {key: f"{value:.10g}" if isinstance(value, float) else value for key, value in trial.params.items()}
     return [f"{key}={value}" for key, value in values.items()]
 
 
 def _distribution(override: Override) -> BaseDistribution:
-    """What may be chosen, in Optuna's terms: `interval(a,b)`, `range(a,b,step)`, and lists of values."""
-    value: Any = override.value()
-    log = "log" in getattr(value, "tags", ())
-    numbers = [value.start, value.end] if isinstance(value, IntervalSweep) else None
-    numbers = [_rounded(number) for number in value.range()] if isinstance(value, RangeSweep) else numbers
-    if numbers is None:
+    """`interval(a,b)`, `range(a,b,step)` or a list of values as a distribution of Optuna's."""
+    sweep: Any = override.value()
+    first: Any
+    last: Any
+    step: Any
+    if isinstance(sweep, IntervalSweep):
+        first, last, step = sweep.start, sweep.end, None
+    elif isinstance(sweep, RangeSweep):
+        values = list(sweep.range())
+        first, last, step = values[0], round(values[-1], 10), abs(sweep.step)  # floats have been added up
+    else:
         return CategoricalDistribution(list(override.sweep_string_iterator()))
-    step = {"step": abs(value.step)} if isinstance(value, RangeSweep) else {}
-    kind: Any = IntDistribution if all(isinstance(number, int) for number in numbers) else FloatDistribution
+    log = "log" in sweep.tags
     try:
-        return kind(numbers[0], numbers[-1], log=log, **step)
+        if isinstance(first, int) and isinstance(last, int):
+            return IntDistribution(first, last, log, step or 1)
+        return FloatDistribution(first, last, log, step)
     except ValueError as error:
         raise UserError(f"{override.input_line}: {error}") from error
 
 
-def _rounded(number: Any) -> Any:
-    """A step of a range without what adding up leaves."""
-    return float(f"{number:.10g}") if isinstance(number, float) else number
-
-
 def _check_same(study: optuna.Study, space: dict[str, BaseDistribution], rest: list[str], storage: str) -> None:
-    """An interval may change while a search goes on; keys, lists of values and all that is fixed may not."""
-    lists = {key: kind.choices for key, kind in space.items() if isinstance(kind, CategoricalDistribution)}
-    now = [*rest, *(f"{key}={','.join(map(str, lists[key])) if key in lists else '...'}" for key in sorted(space))]
+    """Only intervals may change while a search is continued; keys, lists of values and fixed settings may not."""
+    lists = {key: ",".join(getattr(space[key], "choices", ["..."])) for key in sorted(space)}
+    now = [*rest, *(f"{key}={values}" for key, values in lists.items())]
     before = study.user_attrs.get("search", now)
     there = " ".join(setting for setting in before if setting not in now)
     here = " ".join(setting for setting in now if setting not in before)
     require(
         before == now,
         f"{storage} holds another search: {there or 'nothing'} there, {here or 'nothing'} here. "
-        "Search on with the same, or choose another hydra.sweep.dir.",
+        "Continue with the same, or choose another hydra.sweep.dir.",
     )
     study.set_user_attr("search", now)

@@ -55,14 +55,6 @@ class Task(ShardedModule):
         self.train_state: Any = None  # of the previous training batch, if batches are stateful
         self.evaluation_state: Any = None  # the same in validation and test
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Patch of Lightning, which sets the name of the current hook about 40 times a step: nn.Module.__setattr__ is
-        # so slow that a small network loses a twentieth of its speed.
-        if name == "_current_fx_name":
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
-
     @classmethod
     def require_fit(cls, model: dict[str, Any], data: dict[str, Any]) -> None:
         """Check that the settings of model (with its `cell`) and data fit each other, before any data are read.

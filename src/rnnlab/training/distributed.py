@@ -1,7 +1,6 @@
-"""Several processes under Hydra."""
+"""Starts the other processes of a run on this machine, and connects all of them."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -10,165 +9,162 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch.distributed
+import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning.pytorch.strategies.launchers import subprocess_script
-from omegaconf import OmegaConf, flag_override
-from torch.distributed import FileStore
+from lightning.pytorch.strategies import ParallelStrategy
+from torch.distributed.constants import default_pg_timeout
 
-import __main__
 from rnnlab.config import repository
+from rnnlab.config.messages import explain
 from rnnlab.training import processes
 from rnnlab.utils.errors import Lost
 
-GRACE = 20  # seconds
+GRACE = 20  # seconds until this process ends after another one was lost
 
 
 @contextmanager
-def own_job(trainer: Any, *overrides: str) -> Iterator[None]:
-    """Let Lightning's launcher start the other ranks of this job, and leave nothing behind for the next job of a sweep.
+def process_group(trainer: pl.Trainer, *overrides: str) -> Iterator[None]:
+    """Connect the processes of a run, which on one machine are started first, and end them afterwards.
 
-    The launcher calls `sys.argv` again for each rank. In a sweep that would be the whole sweep, and on a cluster
-    whatever started the job there; here it becomes the script with this job's own overrides, in this job's folder.
-    Afterwards argv, environment and process group are as they were.
+    Lightning would start them with `sys.argv`, in a sweep the whole sweep, and connect them by a `TCPStore`, which
+    listens on all networks. Here they run this job alone, and meet in a file. Those of srun are left to Lightning.
 
     **Arguments:**
 
-    - `trainer`: its config; the processes of a single machine listen to no other.
-    - `overrides`: what the other ranks should not find out by themselves.
+    - `overrides`: more settings for the processes that are started.
+
+    **Raises:** `Lost` if the connection to another process is lost.
     """
-    cfg: Any = HydraConfig.instance().cfg
-    argv, environment, spec, run_dir = list(sys.argv), dict(os.environ), __main__.__spec__, cfg.hydra.run.dir
-    if cfg.hydra.mode == RunMode.MULTIRUN:
-        job: Any = OmegaConf.to_container(cfg.hydra.overrides.task)
-        sys.argv[:] = [str(_script(cfg)), *_flags(cfg), *job, "hydra.mode=RUN"]
-        __main__.__spec__ = None  # else the launcher would run this module again
-    sys.argv += overrides
-    _set_run_dir(cfg, re.sub(r'(["\\])', r"\\\1", cfg.hydra.runtime.output_dir))  # the launcher puts it in quotes
-    others: list[_Observer] = []
-    child = processes.is_child()
-    os.environ["RNNLAB_PARENT"] = str(os.getpid())
-    ready = Path(os.environ["RNNLAB_READY"] if child else tempfile.mkdtemp())
-    os.environ["RNNLAB_READY"] = str(ready)
-    if child:
-        (ready / os.environ["LOCAL_RANK"]).touch()
-    rendezvous: Any = import_module("torch.distributed.rendezvous")
-    make_store = rendezvous._create_c10d_store
-    if trainer.num_nodes == 1 and not processes.under_external_launcher():
-        # torch's own store listens on all networks, and believes whoever connects
-        rendezvous._create_c10d_store = lambda host, port, rank, size, *_: FileStore(str(ready / "store"), size)
-        for backend in ("GLOO", "NCCL"):
-            os.environ.setdefault(f"{backend}_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
-    subprocess_script._launch_process_observer = lambda child_processes: others.append(
-        _Observer(child_processes, ready)
-    )
-    ended = False
-    try:
+    if not isinstance(trainer.strategy, ParallelStrategy):
         yield
-        ended = True
+        return
+    environment = dict(os.environ)
+    folder = Path(os.environ.get("RNNLAB_RENDEZVOUS") or tempfile.mkdtemp())
+    children = Children()
+    finished = False
+    try:
+        if processes.under_torchrun():
+            # keys of an earlier attempt hold addresses of processes that are gone
+            store: dist.Store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], processes.torchrun_store())
+            _connect(trainer, store, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+        elif not processes.under_external_launcher():
+            store = dist.FileStore(str(folder / "store"), trainer.num_devices)
+            if not processes.is_child():
+                children.start(trainer.num_devices - 1, overrides, folder)
+                children.wait_for_start(store)
+            store.add("started", 1)
+            for backend in ("GLOO", "NCCL"):
+                os.environ.setdefault(f"{backend}_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+            _connect(trainer, store, int(os.environ["LOCAL_RANK"]), trainer.num_devices)
+        yield
+        finished = True
     except Exception as error:
-        error.on_every_rank = True  # type: ignore[attr-defined]  # the first will tell
-        if is_loss(error):
-            lost = Lost(f"{_lost(others)} The checkpoints are intact: go on with ckpt=last.")
-            lost.on_every_rank = True  # type: ignore[attr-defined]
-            raise lost from error
-        raise
+        if is_connection_loss(error):
+            time.sleep(1)  # the system reports the end of a process later than that of a connection
+            error = Lost(f"{children.describe_lost()} The checkpoints are intact: go on with ckpt=last.")
+        if os.environ.get("LOCAL_RANK", "0") != "0" and explain(error):
+            raise SystemExit(1) from error  # the first process reports it
+        raise error
     finally:
-        for observer in others:
-            observer.close(ended)
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-        rendezvous._create_c10d_store = make_store
-        _set_run_dir(cfg, run_dir)
-        sys.argv[:] = argv
-        __main__.__spec__ = spec
+        children.close(finished)
+        if dist.is_initialized():
+            dist.destroy_process_group()
         os.environ.clear()
         os.environ.update(environment)
-        if not child:
-            shutil.rmtree(ready, ignore_errors=True)
+        if not processes.is_child():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def is_loss(error: Exception) -> bool:
-    """Whether it says that the connection to another process is gone."""
-    return isinstance(error, RuntimeError) and bool(re.search("gloo|nccl", str(error), re.IGNORECASE))
+def is_connection_loss(error: Exception) -> bool:
+    """Whether an exception says that the connection to another process is lost; gloo has no type for it."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
 
 
-def _set_run_dir(cfg: Any, path: str) -> None:
-    with flag_override(cfg.hydra, ["readonly", "struct"], False):
-        cfg.hydra.run.dir = path
+def _connect(trainer: pl.Trainer, store: dist.Store, rank: int, world_size: int) -> None:
+    """Make the default process group, which Lightning uses where there is one."""
+    strategy: Any = trainer.strategy
+    on_gpu = strategy.root_device.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(strategy.root_device)
+    dist.init_process_group(
+        strategy.process_group_backend or ("nccl" if on_gpu else "gloo"),
+        timeout=default_pg_timeout,
+        world_size=world_size,
+        rank=rank,
+        store=store,
+        device_id=strategy.root_device if on_gpu else None,
+    )
 
 
-def _lost(others: list["_Observer"]) -> str:
-    """Which process was lost, if it is one that this process has launched."""
-    for _ in range(20):  # the others may notice sooner than the system says so
-        for observer in others:
-            if observer.lost:
-                return observer.lost
-        time.sleep(0.1 if others else 0)
-    return "Another process of this run is gone."
+def _command(overrides: tuple[str, ...]) -> list[str]:
+    """The command line of another process of this job."""
+    cfg: Any = HydraConfig.get()
+    if cfg.mode == RunMode.MULTIRUN:  # sys.argv is the whole sweep, or a worker of its launcher
+        script = repository.HOME / "scripts" / f"{cfg.job.name}.py"
+        folders = [source.path for source in cfg.runtime.config_sources if source.provider == "command-line"]
+        flags = [f"--config-name={cfg.job.config_name}", *(f"--config-dir={folder}" for folder in folders)]
+        arguments = [*flags, *cfg.overrides.task, "hydra.mode=RUN"]
+    else:
+        script, arguments = Path(cfg.runtime.cwd, sys.argv[0]), sys.argv[1:]
+    run_dir = f"hydra.run.dir={repository.quoted(cfg.runtime.output_dir)}"
+    return [sys.executable, str(script), *arguments, *overrides, run_dir, "hydra.output_subdir=null"]
 
 
-class _Observer(threading.Thread):
-    """Sees to it that this process ends when one that it has launched is lost.
+class Children:
+    """The processes that this one has started.
 
-    Lightning's own kills it at once. Gloo notices by itself, and then there is time to say what happened, and in a
-    sweep to go on with the next job; who still waits after `GRACE` is killed.
+    Where one is lost, gloo raises an exception in the others, and there is time to report it and, in a sweep, to go on
+    with the next job. If this process is still blocked after `GRACE`, it ends.
     """
 
-    def __init__(self, children: list[Any], ready: Path):
-        super().__init__(daemon=True)
-        self.children = children
-        self.over = threading.Event()
-        # until all are there, wait in Python, where signals and losses are seen, and not for their connection
-        try:
-            while len(list(ready.glob("[0-9]*"))) < len(children):
-                if any(child.poll() is not None for child in children):
-                    raise Lost(f"{self.lost or 'A process of this run ended.'} What it said stands above.")
-                time.sleep(0.02)
-        except BaseException:
-            self.close(False)
-            raise
-        self.start()
+    def __init__(self) -> None:
+        self.processes: list[subprocess.Popen] = []
+        self.closed = threading.Event()
 
-    def close(self, ended: bool) -> None:
-        """The run is over; who does not end by itself if it did not come to its end, is ended."""
-        self.over.set()
-        for child in self.children if not ended else ():
+    def start(self, number: int, overrides: tuple[str, ...], folder: Path) -> None:
+        """Start processes of this job that meet in `folder`, with ranks from 1 on."""
+        os.environ["LOCAL_RANK"] = "0"  # of this process; Lightning starts no others where it is set
+        for rank in range(1, number + 1):
+            shared = {"RNNLAB_PARENT": str(os.getpid()), "RNNLAB_RENDEZVOUS": str(folder), "LOCAL_RANK": str(rank)}
+            command = [*_command(overrides), f"hydra.job.name=train_ddp_process_{rank}"]
+            cwd = HydraConfig.get().runtime.cwd
+            self.processes.append(subprocess.Popen(command, env={**os.environ, **shared}, cwd=cwd))
+
+    def wait_for_start(self, store: dist.Store) -> None:
+        """Wait until all are about to connect: connecting would block signals, and not notice that one is lost."""
+        while store.add("started", 0) < len(self.processes):
+            if any(process.poll() is not None for process in self.processes):
+                raise Lost(f"{self.describe_lost()} Its message is above.")
+            time.sleep(0.02)
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def describe_lost(self) -> str:
+        """Which process has failed."""
+        for rank, process in enumerate(self.processes, 1):
+            if process.poll():
+                return f"Process {rank} of this run ended with code {process.returncode}."
+        return "Another process of this run is gone."
+
+    def close(self, finished: bool) -> None:
+        """Stop watching; unless the run is `finished`, end the processes that do not end by themselves."""
+        self.closed.set()
+        for process in [] if finished else self.processes:
             try:
-                child.wait(GRACE / 4)
+                process.wait(GRACE / 4)
             except subprocess.TimeoutExpired:
-                child.kill()
+                process.kill()
 
-    @property
-    def lost(self) -> str:
-        """What became of the first process that failed, as a sentence."""
-        for rank, child in enumerate(self.children, 1):
-            if child.poll():
-                return f"Process {rank} of this run ended with code {child.returncode}."
-        return ""
-
-    def run(self) -> None:
-        while not self.over.wait(1) and not self.lost:
+    def _watch(self) -> None:
+        while not self.closed.wait(1) and not any(process.poll() for process in self.processes):
             pass
-        if not self.over.wait(GRACE):
-            print(f"Error: {self.lost}", file=sys.stderr)
-            for child in self.children:
-                child.kill()
+        if not self.closed.wait(GRACE):
+            print(f"Error: {self.describe_lost()}", file=sys.stderr)
+            for process in self.processes:
+                process.kill()
             os._exit(1)
-
-
-def _script(cfg: Any) -> Path:
-    return repository.HOME / "scripts" / f"{cfg.hydra.job.name}.py"
-
-
-def _flags(cfg: Any) -> list[str]:
-    """The flags that tell where the config is, as they were given to the sweep."""
-    flags = {"main": "config-path", "command-line": "config-dir"}
-    sources = [source for source in cfg.hydra.runtime.config_sources if source.provider in flags]
-    named = [f"--{flags[source.provider]}={source.path}" for source in sources]
-    return [f"--config-name={cfg.hydra.job.config_name}", *named]

@@ -18,6 +18,7 @@ from rnnlab.training import checkpoint, dry_run
 from rnnlab.training.callbacks.checkpoints import AtomicIO
 from rnnlab.training.callbacks.random_state import RandomNumbers
 from rnnlab.training.devices import use_tf32
+from rnnlab.training.lightning_patches import speed_up_hooks
 from rnnlab.training.start import check_fits
 from rnnlab.utils.console import tell
 from rnnlab.utils.errors import UserError
@@ -49,6 +50,7 @@ def make_parts(cfg: DictConfig) -> tuple[SequenceData, Task]:
 
 def make_trainer(cfg: DictConfig, folder: Path, *callbacks: pl.Callback) -> pl.Trainer:
     """The trainer of a config, with the callbacks and loggers of the config and `callbacks`; `folder` is the run's."""
+    speed_up_hooks()
     configured = [instantiate(callback) for callback in cfg.callbacks.values() if callback is not None]
     return instantiate(
         cfg.trainer,
