@@ -4,11 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SERIES
+from conftest import ROOT, SERIES
+from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 
+from rnnlab.config.messages import explain
 from rnnlab.data.series import SeriesData, WeatherData
 from rnnlab.data.waves import WavesData
 from rnnlab.tasks.forecaster import Forecaster
+from rnnlab.training.dry_run import check_run
+from rnnlab.training.trainer import make_parts
 from rnnlab.utils.errors import UserError
 
 CELL = {"_target_": "torch.nn.RNN", "hidden_size": 4}
@@ -213,19 +218,28 @@ def test_gaps_are_refused_with_their_rows(tmp_path):
     with pytest.raises(UserError) as raised:
         data_of(holes(tmp_path), time="day")
     message = str(raised.value)
-    assert "after row 10 the times 2024-01-11 to 2024-01-13 are missing" in message
-    assert "row 18: y is empty" in message
+    assert "has gaps: no row for 2024-01-11 to 2024-01-13 after row 10, no y in row 18." in message
     assert "data.fill=linear" in message
 
 
-def test_gaps_are_filled(tmp_path):
-    path = holes(tmp_path)
-    linear = data_of(path, time="day", fill="linear").panel.values[:40, 0]
-    torch.testing.assert_close(linear, torch.arange(40.0))
-    before = data_of(path, time="day", fill="ffill").panel.values[:40, 0]
-    expected = torch.arange(40.0)
-    expected[10:13], expected[20] = 9.0, 19.0
-    torch.testing.assert_close(before, expected)
+@pytest.mark.parametrize("fill", ["linear", "ffill"])
+def test_gaps_are_filled_as_pandas_fills_them(fill, tmp_path):
+    random = np.random.default_rng(0)
+    names, times = np.repeat(["b", "a"], 40), np.concatenate((months(40), months(40, "2021-03-01")))
+    frame = pd.DataFrame({"id": names, "m": times, "y": random.random(80), "z": random.random(80)})
+    frame.loc[[5, 50, 51], "y"] = frame.loc[[6, 39], "z"] = np.nan
+    frame = frame.drop([20, 21, 60])
+    frame.sort_values("m", kind="stable").to_csv(tmp_path / "gaps.csv", index=False)
+    panel = data_of(tmp_path / "gaps.csv", time="m", series_id="id", covariates=["z"], fill=fill).panel
+    assert panel.names == ["b", "a"]
+    for name, first, end in zip("ba", panel.first, panel.end, strict=True):
+        even = frame[frame.id == name].set_index("m")[["y", "z"]].asfreq("MS")
+        expected = even.interpolate() if fill == "linear" else even.ffill()
+        np.testing.assert_allclose(panel.values[first:end, 0], expected.y, rtol=1e-6)
+        assert (panel.times[first:end] == expected.index).all()
+        assert panel.filled[first:end, 0].tolist() == even.y.isna().tolist()
+        z = panel.values[first:end, 1].double().numpy()  # standardised
+        np.testing.assert_allclose(np.corrcoef(z, expected.z)[0, 1], 1, rtol=1e-6)
 
 
 def test_no_forecast_looks_over_a_gap(tmp_path):
@@ -272,7 +286,7 @@ def test_gaps_everywhere_are_gaps(tmp_path):
     ):
         frame = pd.DataFrame({"day": times, "y": np.arange(60.0)})[~left_out]
         frame.to_csv(tmp_path / "gaps.csv", index=False)
-        with pytest.raises(UserError, match="missing"):
+        with pytest.raises(UserError, match="has gaps"):
             data_of(tmp_path / "gaps.csv", time="day")
         panel = data_of(tmp_path / "gaps.csv", time="day", fill="linear").panel
         assert panel.end[0] == len(times) - left_out[-1]
@@ -356,23 +370,29 @@ def test_a_logarithm_is_taken_where_swings_grow_with_more_than_the_root_of_the_l
 
 
 @pytest.fixture
-def refused(script, tmp_path):
+def refused():
     """The one message of a run that does not start."""
 
     def call(path, *overrides):
-        small = ("data.context=6", "data.horizon=3", "data.val=0", "data.test=10", "callbacks=none", "logger=none")
-        what = ("model=forecaster", "data=series", f"data.path={path}", "data.target=y")
-        result = script("train", *what, *small, *overrides, check=False)
-        assert result.returncode == 1, result.stdout
-        assert result.stderr.startswith("Error: ")
-        assert result.stderr.count("\n") == 1, result.stderr
-        return result.stderr
+        small = ("data.context=6", "data.horizon=3", "data.val=0", "data.test=10")
+        what = ("name=any", "model=forecaster", "data=series", f"data.path={path}", "data.target=y")
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            cfg = compose("train", [*what, *small, *overrides])
+        with pytest.raises((UserError, InstantiationException)) as raised:  # noqa: PT012
+            check_run(cfg)
+            make_parts(cfg)
+        message = explain(raised.value)
+        assert "\n" not in message
+        return message
 
     return call
 
 
-def test_a_missing_file(refused, tmp_path):
-    assert f"data.path={tmp_path}/none.csv: there is no such file" in refused(tmp_path / "none.csv")
+def test_a_fault_of_a_file_is_one_line_of_an_error(script, tmp_path):
+    what = ("model=forecaster", "data=series", f"data.path={tmp_path}/none.csv", "data.target=y")
+    result = script("train", *what, check=False)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == f"Error: data.path={tmp_path}/none.csv: there is no such file.\n"
 
 
 @pytest.mark.parametrize("name", ["table.csv", "table.parquet"])
@@ -386,77 +406,63 @@ def test_a_missing_column(name, refused, tmp_path):
 
 
 def test_a_file_that_is_no_table(refused, tmp_path):
-    (tmp_path / "noise.parquet").write_bytes(bytes(range(256)))
-    (tmp_path / "noise.csv").write_bytes(bytes(range(256)))
-    (tmp_path / "empty.csv").write_text("")
-    (tmp_path / "header.csv").write_text("y\n")
-    assert "does not begin with the names of its columns" in refused(tmp_path / "empty.csv")
-    assert "cannot be read as a table" in refused(tmp_path / "noise.parquet")
-    assert "byte 128 (0x80) is not UTF-8. Save it as UTF-8." in refused(tmp_path / "noise.csv")
-    assert "has no rows" in refused(tmp_path / "header.csv")
+    for name, content, words in (
+        ("noise.parquet", bytes(range(256)), "noise.parquet: "),
+        ("noise.csv", bytes(range(256)), "'utf-8' codec can't decode byte 0x80 in position 128"),
+        ("empty.csv", b"", "has to begin with the names of its columns"),
+        ("header.csv", b"y\n", "has no rows"),
+        ("wide.csv", b"y,z\n" + b"1,1,7\n" * 40, "Expected 2 fields in line 2, saw 3"),
+        ("decimals.csv", b"y,z\n" + b"1,1\n" * 40 + b"4,5,7\n", "Expected 2 fields in line 42, saw 3"),
+        ("twice.csv", b"y,z,y\n" + b"1,1,7\n" * 40, "more than one column y"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        assert words in refused(tmp_path / name)
 
 
-def test_cells_that_are_no_numbers(refused, tmp_path):
-    values = np.arange(40.0).astype(object)
-    values[[6, 9]] = "many", "1,5"
-    assert "y holds what is no number: row 7: many, row 10: 1,5." in refused(table(tmp_path, y=values))
+def faulty(values, *faults):
+    """The values as objects with some replaced, the first of them in row 7."""
+    values = np.array(values, dtype=object)
+    values[6 : 6 + len(faults)] = faults
+    return values
 
 
-def test_empty_and_infinite_cells(refused, tmp_path):
-    values = np.arange(40.0)
-    values[[6, 9]] = np.nan
-    message = refused(table(tmp_path, y=values))
-    assert "row 7: y is empty; row 10: y is empty." in message
-    assert "data.fill=" in message
-    values[[6, 9]] = np.inf, 1e39  # too large for the network's numbers
-    assert "y is infinite in rows 7, 10." in refused(table(tmp_path, y=values), "data.fill=linear")
+NUMBERS, MONTHS = np.arange(40.0), months(40).astype(str)
 
 
-def test_times_that_do_not_rise(refused, tmp_path):
-    month = months(40).to_series()
-    twice, earlier, none = month.copy(), month.copy(), month.astype(str)
-    twice.iloc[5], earlier.iloc[5], none.iloc[5] = month.iloc[4], month.iloc[3] - pd.Timedelta("1D"), "soon"
-    assert "row 6 (2020-05-01) has the time of row 5" in refused(table(tmp_path, m=twice.values), "data.time=m")
-    assert "row 6 (2020-03-31) is earlier than row 5" in refused(table(tmp_path, m=earlier.values), "data.time=m")
-    assert "m holds what is no time: row 6: soon" in refused(table(tmp_path, m=none.values), "data.time=m")
+@pytest.mark.parametrize(
+    ("columns", "overrides", "words"),
+    [
+        ({"y": faulty(NUMBERS, "many", "1,5")}, (), "y has cells that are not numbers: row 7 (many), row 8 (1,5)."),
+        ({"y": faulty(NUMBERS, np.nan, np.nan)}, (), "no y in row 7, no y in row 8. Complete the file, or"),
+        ({"y": faulty(NUMBERS, "inf", 1e39)}, ("data.fill=linear",), "has infinite cells: row 7 (inf), row 8 (1e+39)."),
+        ({"t": NUMBERS[::-1]}, ("data.time=t",), "row 2 (38.0) is not later than row 1 (39.0)"),
+        ({"m": faulty(MONTHS, "2020-06-01")}, ("data.time=m",), "row 7 (2020-06-01) is not later than row 6"),
+        ({"m": faulty(MONTHS, "2020-05-31")}, ("data.time=m",), "row 7 (2020-05-31) is not later than row 6"),
+        ({"m": faulty(MONTHS, "soon")}, ("data.time=m",), "m has cells that are not dates: row 7 (soon)."),
+        ({"m": months(12).strftime("%b-%y")}, ("data.time=m",), "m has cells that are not dates: row 1 (Jan-20)"),
+        ({"m": months(40).strftime("%d/%m/%Y")}, ("data.time=m",), "set data.dayfirst=true or false"),
+        ({"t": faulty(NUMBERS, np.inf)}, ("data.time=t",), "t has cells that are not times: row 7 (inf)"),
+        ({"t": [*range(39), 10**13]}, ("data.time=t", "data.fill=linear"), "not evenly spaced"),
+        ({"y": 1e9 + np.sin(NUMBERS)}, (), "subtract a constant from it"),
+        ({"i": faulty(NUMBERS, None)}, ("data.series_id=i",), "i has empty cells: row 7."),
+        ({}, ("data.calendar=[month]",), "data.calendar=['month'] needs dates"),
+        ({"t": NUMBERS}, ("data.time=t", "data.calendar=[month]"), "data.calendar=['month'] needs dates: t has none."),
+        ({"x": NUMBERS}, ("data.covariates=[x]", "data.future_covariates=[x]"), "column x more than once"),
+        ({}, ("model.log=true",), "model.log=true needs targets that are positive"),
+        ({"x": NUMBERS}, ("model.head=recursive", "data.covariates=[x]"), "leave out covariates"),
+        ({}, ("data.horizon=0",), "data.horizon=0 must be a whole number, 1 or more"),
+        ({}, ("data.val=1.5",), "data.val=1.5 must be a share"),
+        ({}, ("data.test=2",), "data.test=2 is shorter than data.horizon=3"),
+        ({}, ("model.quantiles=[0.9,0.1]",), "model.quantiles=[0.9,0.1] must be numbers between 0 and 1, rising, 0.5"),
+    ],
+)  # fmt: skip
+def test_columns_and_settings_that_do_not_fit(columns, overrides, words, refused, tmp_path):
+    assert words in refused(table(tmp_path, **columns), *overrides)
 
 
-def test_a_table_with_more_cells_than_names(refused, tmp_path):
-    path = tmp_path / "wide.csv"
-    path.write_text("y,z\n" + "\n".join(f"{n},{n},7" for n in range(40)))
-    assert "Expected 2 fields in line 2, saw 3" in refused(path)
-    path.write_text("y,z\n" + "\n".join(f"{n},{n}" for n in range(40)) + "\n40,5,7\n")
-    assert "Expected 2 fields in line 42, saw 3" in refused(path)
-    path.write_text("y,z,y\n" + "\n".join(f"{n},{n},7" for n in range(40)))
-    assert "more than one column y" in refused(path)
-
-
-def test_dates_that_could_be_read_in_two_ways(refused, tmp_path):
-    path = table(tmp_path, day=months(40).strftime("%d/%m/%Y"))
-    assert "set data.dayfirst=true or false" in refused(path, "data.time=day")
-    assert "day holds what is no time: row 1: Jan-20" in refused(
-        table(tmp_path, day=months(12).strftime("%b-%y")), "data.time=day"
-    )
-
-
-def test_filling_more_than_there_is(refused, tmp_path):
-    path = table(tmp_path, t=[*range(30), *range(100, 110)])
-    message = refused(path, "data.time=t", "data.fill=linear")
-    assert "more steps would be filled, 70, than there are rows. Is t read as it is meant?" in message
-
-
-def test_values_that_32_bits_cannot_hold(refused, tmp_path):
+def test_levels_that_float32_resolves(tmp_path):
     data_of(table(tmp_path, y=np.full(40, 9.99)))
     data_of(table(tmp_path, y=np.repeat([9.99, 10.49], 20)))
-    message = refused(table(tmp_path, y=1e9 + np.sin(np.arange(40))))
-    assert "subtract a constant from it" in message
-
-
-def test_times_of_another_world(refused, tmp_path):
-    far = np.arange(40)
-    far[-1] = 10**13
-    assert "not evenly spaced" in refused(table(tmp_path, t=far), "data.time=t", "data.fill=linear")
-    assert "t holds what is no time: row 40: inf" in refused(table(tmp_path, t=[*range(39), np.inf]), "data.time=t")
 
 
 def test_a_series_that_is_too_short(refused, tmp_path):
@@ -466,34 +472,3 @@ def test_a_series_that_is_too_short(refused, tmp_path):
     path = table(tmp_path, y=np.arange(58.0), id=np.repeat(["a", "b"], [40, 18]))
     assert "Series b has 18 steps" in refused(path, "data.series_id=id")
     data_of(table(tmp_path, y=np.arange(19.0)), season=1)
-
-
-def test_sizes_that_do_not_fit(refused, tmp_path):
-    path = table(tmp_path)
-    assert "data.horizon=0 must be a whole number, 1 or more" in refused(path, "data.horizon=0")
-    assert "model.patch=4 does not divide data.context=6; 1, 2, 3, 6 do." in refused(path, "model.patch=4")
-    assert "data.val=1.5 must be a share" in refused(path, "data.val=1.5")
-    assert "data.val=0.5 and data.test=0.5 leave nothing" in refused(path, "data.val=0.5", "data.test=0.5")
-    assert "data.test=2 is shorter than data.horizon=3" in refused(path, "data.test=2")
-    assert "model.quantiles=[0.9,0.1] must be numbers between 0 and 1, rising, 0.5 among them" in refused(
-        path, "model.quantiles=[0.9,0.1]"
-    )
-
-
-def test_options_that_do_not_fit(refused, tmp_path):
-    path = table(tmp_path, x=np.arange(40.0))
-    assert "data.calendar=['month'] needs dates" in refused(path, "data.calendar=[month]")
-    assert "column x more than once" in refused(path, "data.covariates=[x]", "data.future_covariates=[x]")
-    assert "model.log=true needs targets that are positive" in refused(path, "model.log=true")
-    assert "leave out covariates" in refused(path, "model.head=recursive", "data.covariates=[x]")
-    assert "cell.bidirectional=true" in refused(path, "model.head=recursive", "cell.bidirectional=true")
-    assert "one step at a time" in refused(path, "model.head=recursive", "model.patch=2")
-
-
-def test_without_pandas(refused, tmp_path, script):
-    """A minimal installation trains on waves, and says what reading files needs."""
-    (tmp_path / "pandas.py").write_text("raise ImportError")
-    result = script("train", "model=forecaster", "data=series", f"data.path={SERIES}", "data.target=y", check=False,
-                    PYTHONPATH=str(tmp_path))  # fmt: skip
-    assert 'pip install "rnnlab[data]"' in result.stderr
-    assert script("train", "model=forecaster", "data=waves", "debug=fast", PYTHONPATH=str(tmp_path)).metrics

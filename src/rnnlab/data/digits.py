@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from rnnlab.data.arrays import Sequences
-from rnnlab.data.labelled import ClassData
+from rnnlab.data.arrays import LabelledSequences
+from rnnlab.data.labelled import ClassificationData
 from rnnlab.utils.errors import UserError
 
 
-class DigitsData(ClassData):
+class DigitsData(ClassificationData):
     """The 1,797 handwritten digits of scikit-learn, 8x8 pixels each (Alpaydin & Kaynak 1998, CC BY 4.0).
 
     A sequence is the 64 pixels of a digit, row by row from the top, from 0 to 1. Its label is the digit. Without memory
@@ -16,7 +16,7 @@ class DigitsData(ClassData):
     **Raises:** `UserError` if scikit-learn is not installed.
     """
 
-    def read(self) -> Sequences:
+    def read(self) -> LabelledSequences:
         try:
             from sklearn.datasets import load_digits
         except ImportError as error:
@@ -25,4 +25,4 @@ class DigitsData(ClassData):
             ) from error
         x, y = load_digits(return_X_y=True)
         lengths = np.full(len(x), x.shape[1])
-        return Sequences(x.reshape(-1, 1) / 16, lengths, y, [str(digit) for digit in range(10)], range(len(x)))
+        return LabelledSequences(x.reshape(-1, 1) / 16, lengths, y, [str(digit) for digit in range(10)], range(len(x)))

@@ -1,4 +1,4 @@
-"""Sequences with a label each, split so that every part has the same mixture of classes."""
+"""Sequences with a label each, split so that every split has the same mixture of classes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,27 +8,26 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rnnlab.data.arrays import Sequences, read_arrays, read_table
+from rnnlab.data.arrays import LabelledSequences, read_arrays, read_table
 from rnnlab.data.base import SequenceData, Split
 from rnnlab.data.batch import Batch
 from rnnlab.data.spec import SequenceSpec
 from rnnlab.data.tables import listed
 from rnnlab.utils.console import tell
 from rnnlab.utils.errors import UserError, require
-from rnnlab.utils.files import locate, require_memory
+from rnnlab.utils.files import locate, reading
 
 
-class Part(Dataset):
+class SequenceSubset(Dataset):
     """Some of the sequences of a table, cut out when asked for.
 
     **Arguments:**
 
     - `values`: (steps of all sequences + 1, features), zeros in the last row.
     - `lengths`, `labels`: (sequences,) of all of them.
-    - `chosen`: (sequences of this part,) which.
+    - `chosen`: (chosen sequences,) which.
 
-    Indexing with (batch,) integers gives a `Batch` of x, (batch, time, features), and y, (batch,). If the sequences of
-    the table are not all of one length, shorter ones are padded with zeros and the batch has `lengths`.
+    Indexing with (batch,) integers gives a `Batch`, with `lengths` unless all sequences of the table have the same.
     """
 
     def __init__(self, values: Tensor, lengths: Tensor, labels: Tensor, chosen: Tensor):
@@ -53,19 +52,14 @@ class Part(Dataset):
         return Batch(x, self.labels[index], lengths.tolist())
 
 
-class ClassData(SequenceData):
+class ClassificationData(SequenceData):
     """Sequences with a label each. A subclass defines `read`.
 
-    **Arguments:**
+    **Arguments:** those of `conf/data/digits.yaml`, and
 
-    - `split`: shares of training, validation and test part, each with the same mixture of classes; a share of 0 leaves
-      that part out.
-    - `standardise`: whether each feature is brought to mean 0 and standard deviation 1 in the training part.
-    - `seed`: of the split.
-    - `batch_size`, `epoch_steps`: see `SequenceData`.
+    - `standardise`: whether each feature is brought to mean 0 and standard deviation 1 in the training split.
 
-    **Raises:** `UserError` for fewer than two classes, parts without a sequence, and what does not fit the checkpoint
-    that `spec` is from.
+    **Raises:** `UserError` for fewer than two classes, empty splits, and data that do not fit a checkpoint's `spec`.
     """
 
     kinds = ("labels",)
@@ -82,16 +76,16 @@ class ClassData(SequenceData):
         self.shares = split
         self.standardise = standardise
         self.seed = seed
-        self.names: dict[Split, list[Any]] = {}
+        self.split_ids: dict[Split, list[Any]] = {}
         self.what = "The data"  # for messages
 
-    def read(self) -> Sequences:
+    def read(self) -> LabelledSequences:
         """All sequences."""
         raise NotImplementedError
 
     def ids(self, split: Split) -> list[Any]:
-        """What the sequences of a part are called, in its order."""
-        return self.names[split]
+        """Names or numbers of the sequences of a split, in its order."""
+        return self.split_ids[split]
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -99,40 +93,33 @@ class ClassData(SequenceData):
 
     def make(self) -> dict[Split, Dataset]:
         data = self.read()
-        several = self.spec is not None or len(data.classes) >= 2
+        several = self.spec is not None or len(data.classes) > 1
         require(several, f"{self.what}: all sequences have the label {', '.join(data.classes)}.")
-        require_memory(
-            16 * len(data.classes) ** 2,  # in validation and test
-            f"{self.what}: counts of which of {len(data.classes):,} labels is taken for which",
-            "Is it the labels that are read as such?",
-        )
-        # by the file's own labels, so that a checkpoint that knows more classes finds the same parts
-        parts = stratify(data.labels, self.shares, self.seed)
-        for split, share in zip(parts, self.shares, strict=True):
-            empty = share > 0 and not len(parts[split])
+        # by the file's own labels, so that a checkpoint that knows more classes finds the same splits
+        chosen = stratify(data.labels, self.shares, self.seed)
+        for split, share in zip(chosen, self.shares, strict=True):
             require(
-                not empty,
-                f"{self.what}: data.split={list(self.shares)} of {len(data.ids):,} sequences leaves the {split} part "
+                share == 0 or len(chosen[split]) > 0,
+                f"{self.what}: data.split={list(self.shares)} of {len(data.ids):,} sequences leaves the {split} split "
                 "empty: use more sequences or other shares.",
             )
         if self.spec is None:
-            self.spec = self._spec(data, parts["train"])
-        labels = self._known_labels(data)
-        values = torch.from_numpy(self._table(data))
-        lengths = torch.from_numpy(data.lengths)
-        self.names = {split: [data.ids[k] for k in chosen.tolist()] for split, chosen in parts.items()}
+            self.spec = self._make_spec(data, chosen["train"])
+        labels = torch.from_numpy(self._map_labels(data))
+        values, lengths = torch.from_numpy(self._scaled_values(data)), torch.from_numpy(data.lengths)
+        self.split_ids = {split: [data.ids[k] for k in numbers.tolist()] for split, numbers in chosen.items()}
         return {
-            split: Part(values, lengths, torch.from_numpy(labels), torch.from_numpy(chosen))
-            for split, chosen in parts.items()
-            if len(chosen)
+            split: SequenceSubset(values, lengths, labels, torch.from_numpy(numbers))
+            for split, numbers in chosen.items()
+            if len(numbers)
         }
 
-    def _spec(self, data: Sequences, train: np.ndarray) -> SequenceSpec:
+    def _make_spec(self, data: LabelledSequences, train: np.ndarray) -> SequenceSpec:
         require(len(train) > 0, f"data.split={list(self.shares)} leaves nothing to train on.")
-        absent = np.bincount(data.labels[train], minlength=len(data.classes)) == 0
-        if absent.any():
-            names = listed(np.array(data.classes)[absent])
-            tell(f"{self.what}: no sequence of the training part has the label {names}.")
+        present = set(data.labels[train].tolist())
+        absent = [name for k, name in enumerate(data.classes) if k not in present]
+        if absent:
+            tell(f"{self.what}: no sequence of the training split has the label {listed(absent)}.")
         return SequenceSpec(
             "labels",
             input_size=data.values.shape[1],
@@ -140,10 +127,10 @@ class ClassData(SequenceData):
             seq_len=int(data.lengths.max()),
             classes=tuple(data.classes),
             covariates=data.features,
-            scale=_scale(data, train) if self.standardise else (),
+            scale=_fit_scale(data, train) if self.standardise else (),
         )
 
-    def _known_labels(self, data: Sequences) -> np.ndarray:
+    def _map_labels(self, data: LabelledSequences) -> np.ndarray:
         """The labels as `spec` numbers them."""
         spec: Any = self.spec
         require(not spec.every_step, f"{self.what}: a label for each sequence; the checkpoint gives one to each step.")
@@ -156,49 +143,34 @@ class ClassData(SequenceData):
         classes = spec.classes or tuple(map(str, range(spec.output_size)))
         place = {name: k for k, name in enumerate(classes)}
         labels = np.array([place.get(name, -1) for name in data.classes])[data.labels]
-        if (labels < 0).any():
-            strange = int(np.argmax(labels < 0))
+        for number in np.flatnonzero(labels < 0)[:1]:
             raise UserError(
-                f"{self.what}: sequence {data.ids[strange]} has the label {data.classes[data.labels[strange]]}, which "
+                f"{self.what}: sequence {data.ids[number]} has the label {data.classes[data.labels[number]]}, which "
                 f"the checkpoint does not know. It knows {listed(classes)}."
             )
         return labels
 
-    def _table(self, data: Sequences) -> np.ndarray:
-        """The values as the network reads them, (steps + 1, features) float32; the last row is what pads."""
+    def _scaled_values(self, data: LabelledSequences) -> np.ndarray:
+        """What the network reads, (steps + 1, features) of float32; the last row is padding."""
         spec: Any = self.spec
-        table = np.zeros((len(data.values) + 1, data.values.shape[1]), dtype=np.float32)
-        table[:-1] = data.values
-        for column, (mean, deviation) in enumerate(spec.scale):
-            # in 64 bits, which tell values apart that are far from 0
-            with np.errstate(over="ignore"):
-                table[:-1, column] = (data.values[:, column].astype(np.float64) - mean) / deviation
-            near = bool(np.isfinite(table[:, column]).all())
-            require(near, f"{self.what}: values are too far from those that the checkpoint was trained on.")
-        return table
+        scaled = np.zeros((len(data.values) + 1, data.values.shape[1]), dtype=np.float32)
+        scaled[:-1] = data.values
+        for column, (mean, deviation) in enumerate(spec.scale):  # in float64, for values far from 0
+            scaled[:-1, column] = (data.values[:, column].astype(np.float64) - mean) / deviation
+        return scaled
 
 
-class LabelledData(ClassData):
+class LabelledData(ClassificationData):
     """Labelled sequences of a file, which may be of different lengths.
 
     An NPZ file holds arrays `x`, (sequences, time, features) or (sequences, time) numbers, and `y`, (sequences,)
-    integers or strings; also `lengths`, (sequences,) steps of each sequence, if some are padded at their end, and
-    `classes`, names of which `y` then holds the indices. Messages count its sequences from 0 and steps from 1.
+    integers or strings; also `lengths`, (sequences,), if some sequences are padded at their end, and `classes`, names
+    of which `y` holds the indices. Messages count its sequences from 0 and steps from 1. A CSV or Parquet file has a
+    row for each step: the sequence's id, the time, the label, the same in all rows of a sequence, and the features.
 
-    A table, CSV or Parquet, has a row for each step: the sequence's id, the time, the label, which is the same in all
-    rows of a sequence, and the features.
+    Features are standardised by the training split; data for a checkpoint use its classes, features and scale.
 
-    Features are standardised by the training part. A checkpoint's classes, features and scale are used where there is
-    one.
-
-    **Arguments:**
-
-    - `path`: the file; `.npz` is an NPZ file, all else a table.
-    - `sequence_id`, `label`: columns of a table.
-    - `time`: column of dates or numbers that orders the rows of a sequence; `None` takes the rows as they come.
-    - `features`: columns to be read; `None` reads all others.
-    - `dayfirst`: whether 01/02/2020 is the first of February; `None` refuses dates that could be both.
-    - `split`: see `ClassData`.
+    **Arguments:** those of `conf/data/labelled.yaml`.
 
     **Raises:** `UserError` for whatever is wrong with the file, with its rows or sequences.
     """
@@ -216,41 +188,34 @@ class LabelledData(ClassData):
         super().__init__(standardise=True, **split)
         self.path = locate(path)
         self.what = f"data.path={self.path}"
-        self.columns = {
-            "sequence_id": str(sequence_id),
-            "time": None if time is None else str(time),
-            "label": str(label),
-            "dayfirst": dayfirst,
-        }
+        self.sequence_id = str(sequence_id)
+        self.time = None if time is None else str(time)
+        self.label = str(label)
         self.features = features
+        self.dayfirst = dayfirst
 
-    def read(self) -> Sequences:
-        if self.path.suffix.lower() == ".npz":
-            return read_arrays(self.path)
-        features = self.features
-        if self.spec is not None and self.spec.covariates:
-            trained = list(self.spec.covariates)
-            require(
-                features in (None, trained),
-                f"The checkpoint was trained for data.features=[{','.join(trained)}], in this order.",
-            )
-            features = trained
-        return read_table(self.path, features=features, **self.columns)  # type: ignore[arg-type]
+    def read(self) -> LabelledSequences:
+        with reading(self.what):
+            if self.path.suffix.lower() == ".npz":
+                return read_arrays(self.path)
+            features = self.features
+            if self.spec is not None and self.spec.covariates:
+                trained = list(self.spec.covariates)
+                message = f"The checkpoint was trained for data.features=[{','.join(trained)}], in this order."
+                require(features in (None, trained), message)
+                features = trained
+            return read_table(self.path, self.sequence_id, self.time, self.label, features, self.dayfirst)
 
 
 def stratify(labels: np.ndarray, shares: Sequence[float], seed: int) -> dict[Split, np.ndarray]:
-    """Split sequences at random into parts that have all classes in the same proportion.
+    """Split sequences at random so that all classes have the same proportion in each split.
 
-    The sequences of each class are spread evenly over one line, which is cut at the shares: parts are as large as the
-    shares say, and each class within about one sequence. A class with a single sequence is in the first part.
+    The sequences of each class are spread evenly over one line, which is cut at the shares: splits are as large as the
+    shares say, and each class within about one sequence. A class with a single sequence is in the first split.
 
-    **Arguments:**
+    **Arguments:** (sequences,) labels from 0; shares of training, validation and test, of sum 1.
 
-    - `labels`: (sequences,) integers from 0.
-    - `shares`: of training, validation and test part, of sum 1.
-    - `seed`: of the permutation.
-
-    **Returns:** the sequences of each part, in rising order.
+    **Returns:** the sequences of each split, in rising order.
     """
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(labels))
@@ -264,15 +229,12 @@ def stratify(labels: np.ndarray, shares: Sequence[float], seed: int) -> dict[Spl
     return {"train": train, "val": val, "test": test}
 
 
-def _scale(data: Sequences, train: np.ndarray) -> tuple[tuple[float, float], ...]:
+def _fit_scale(data: LabelledSequences, train: np.ndarray) -> tuple[tuple[float, float], ...]:
     """The mean and the standard deviation of each feature over the steps of these sequences; 1 where nothing varies."""
-    inside = np.zeros(len(data.lengths), dtype=bool)
-    inside[train] = True
+    inside = np.isin(np.arange(len(data.lengths)), train)
+    columns = data.values[np.repeat(inside, data.lengths)].T
     scale = []
-    for column in data.values[np.repeat(inside, data.lengths)].T:
-        steps = column.astype(np.float64)
-        deviation = (
-            steps.std().item() if steps.min() < steps.max() else 0.0
-        )  # rounding may leave one where there is none
-        scale.append((steps.mean().item(), deviation or 1.0))
+    for steps in (column.astype(np.float64) for column in columns):
+        varies = steps.min() < steps.max()  # rounding may leave a deviation where nothing varies
+        scale.append((steps.mean().item(), steps.std().item() if varies else 1.0))
     return tuple(scale)

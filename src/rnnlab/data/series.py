@@ -1,26 +1,27 @@
-"""Real series."""
+"""Series of a file, or of a package."""
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from rnnlab.data.forecasting import ForecastData
-from rnnlab.data.tables import import_pandas, read_panel
+from rnnlab.data.panel import calendar_features, check_gaps, fill_gaps, find_grid
+from rnnlab.data.tables import check_order, read_columns, read_names, read_numbers, read_times
 from rnnlab.data.windows import Panel
-from rnnlab.utils.errors import require
-from rnnlab.utils.files import locate
+from rnnlab.utils.errors import UserError, require
+from rnnlab.utils.files import locate, reading
 
 
 class SeriesData(ForecastData):
-    """Series of a file of your own.
+    """Series of a CSV or Parquet file.
 
-    **Arguments:**
+    **Arguments:** those of `conf/data/series.yaml`; `split` are those of `ForecastData`.
 
-    - `path`: a CSV file with a header, or a Parquet file.
-    - `target`: the column to be forecast, or several.
-    - `time`, `series_id`, `covariates`, `future_covariates`, `calendar`, `dayfirst`, `fill`: see `read_panel`.
-    - `split`: see `ForecastData`.
-
-    **Raises:** `UserError` for whatever is wrong with the file, with its rows.
+    **Raises:** `UserError` for columns that are missing; cells that are empty, infinite or not numbers; times that
+    do not rise; gaps that are not to be filled. Rows are counted from 1, without the header.
     """
 
     def __init__(
@@ -37,21 +38,79 @@ class SeriesData(ForecastData):
         **split: Any,
     ):
         super().__init__(**split)
-        require(bool(time) or not calendar, f"data.calendar={calendar} needs dates: data.time=null gives none.")
+        require(bool(time) or not calendar, f"data.calendar={calendar} needs dates: data.time=null has none.")
         self.path = locate(path)
-        self.columns = {
-            "target": target if isinstance(target, list) else [str(target)],
-            "time": None if time is None else str(time),
-            "series_id": None if series_id is None else str(series_id),
-            "covariates": covariates or [],
-            "future_covariates": future_covariates or [],
-            "calendar": calendar or [],
-            "dayfirst": dayfirst,
-            "fill": fill,
-        }
+        self.targets = target if isinstance(target, list) else [str(target)]
+        self.time = None if time is None else str(time)
+        self.series_id = None if series_id is None else str(series_id)
+        self.covariates = covariates or []
+        self.future_covariates = future_covariates or []
+        self.calendar = calendar or []
+        self.dayfirst = dayfirst
+        self.fill = fill
 
     def read(self) -> Panel:
-        return read_panel(self.path, horizon=self.horizon, **self.columns)  # type: ignore[arg-type]
+        with reading(f"data.path={self.path}"):
+            return self._read()
+
+    def _read(self) -> Panel:
+        columns = [*self.targets, *self.covariates, *self.future_covariates]
+        keys = [name for name in (self.time, self.series_id) if name is not None]
+        frame = read_columns(self.path, [*columns, *keys], text=[self.series_id])
+        cells = np.column_stack([read_numbers(self.path, frame[name]) for name in columns])
+        series, names = np.zeros(len(frame), dtype=np.int64), [""]
+        if self.series_id is not None:
+            series, names = read_names(self.path, frame[self.series_id])
+        order = np.argsort(series, kind="stable")
+        rows, cells, series = order + 1, cells[order], series[order]
+        begin = np.flatnonzero(np.diff(series, prepend=-1))
+        if self.time is None:
+            times = np.arange(1, len(rows) + 1) - begin[series]
+        else:
+            times = read_times(self.path, frame[self.time], self.dayfirst)[order]
+            check_order(self.path, self.time, times, series, rows)
+        dated = self.time is not None and times.dtype.kind == "M"
+        require(dated or not self.calendar, f"data.calendar={self.calendar} needs dates: {self.time} has none.")
+        grid = find_grid(self.path, times, series, self.horizon, self.fill)
+
+        # rows of the panel: the steps of each series, without gaps, and the horizon after its last target
+        count = np.maximum.reduceat(grid.steps, begin) + 1
+        has_target = ~np.isnan(cells[:, : len(self.targets)]).all(1)
+        length = np.maximum.reduceat(np.where(has_target, grid.steps + 1, 0), begin)
+        if not self.future_covariates and self.fill is None:
+            length = count  # an empty cell at the end is a gap
+        size = np.maximum(count, length + self.horizon)
+        first = size.cumsum() - size
+        place = first[series] + grid.steps
+        values = np.full((size.sum(), len(columns)), np.nan)
+        values[place] = cells
+        row_at = np.zeros(len(values), dtype=np.int64)  # 0 where the file has no row
+        row_at[place] = rows
+        times = np.concatenate([grid.times_of(*numbers) for numbers in enumerate(size)])
+
+        steps = np.arange(len(values)) - np.repeat(first, size)
+        missing = np.isnan(values) & (steps < np.repeat(length, size))[:, None]
+        if missing.any():
+            check_gaps(self.path, columns, row_at, times, missing, first, self.fill)
+            for start, stop in zip(first, first + length, strict=True):
+                if missing[start:stop].any():
+                    values[start:stop] = fill_gaps(values[start:stop], self.fill)
+        ahead = [f"{part} of {name}" for name in self.calendar for part in ("sine", "cosine")]
+        ahead = [*self.future_covariates, *ahead]
+        table = np.column_stack([values, *(calendar_features(name, times) for name in self.calendar)])
+        return Panel(
+            torch.from_numpy(table.astype(np.float32)),
+            tuple(self.targets),
+            (*self.covariates, *ahead),
+            tuple(ahead),
+            names,
+            first,
+            first + length,
+            times,
+            grid.freq,
+            torch.from_numpy(missing[:, : len(self.targets)]) if missing.any() else None,
+            missing.any(1) if missing.any() and self.fill == "linear" else None,
+        )
 
 
 class WeatherData(SeriesData):
@@ -65,10 +124,8 @@ class WeatherData(SeriesData):
     """
 
     def __init__(self, **columns: Any):
-        import_pandas()
         package = find_spec("vega_datasets")
-        require(
-            package is not None, 'data=weather needs a package: pip install "rnnlab[data]", in a clone -e ".[data]".'
-        )
-        folder = package.submodule_search_locations[0]  # type: ignore[union-attr, index]
-        super().__init__(path=f"{folder}/_data/seattle-weather.csv", time="date", **columns)
+        if package is None or package.origin is None:
+            raise UserError('data=weather needs a package: pip install "rnnlab[data]", in a clone -e ".[data]".')
+        path = Path(package.origin).with_name("_data") / "seattle-weather.csv"
+        super().__init__(path=str(path), time="date", **columns)
