@@ -270,7 +270,7 @@ class Ended:
 # what only the data can tell, or Lightning when it has counted their batches
 LATER = re.compile(
     r"Error: data\.path=(?!.*no such file)|too short|or more: use a longer series|You requested to check|is inf|is nan|"
-    "val_check_interval|is not measured|of memory or more|conditioned on metric|not a number"
+    "val_check_interval|is not measured|conditioned on metric|not a number"
 )
 
 

@@ -15,8 +15,8 @@ PATCHES = "training/lightning_patches.py"
 PUBLIC = ("_exit", "_target_")  # public names that begin with an underscore
 
 # what is still to be reached: these numbers may only fall
-UPWARD_IMPORTS = 2
-FILES_OVER_250_LINES = 13
+UPWARD_IMPORTS = 0
+FILES_OVER_250_LINES = 11
 FUNCTIONS_OVER_60_LINES = 4
 PRIVATE_NAMES = 2
 

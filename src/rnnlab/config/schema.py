@@ -1,111 +1,152 @@
-"""What a `_target_` takes, read off its signature: names, types, and which are needed."""
+"""Pydantic models of the arguments that parts of a run take, made from signatures."""
 
 import inspect
-import math
+import re
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from os import PathLike
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, NamedTuple, Union
+from typing import Any, Literal, Union
 
-WORDS = {NoneType: "null", bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-LISTS, DICTS, TEXTS = (list, tuple, set, Sequence, Iterable), (dict, Mapping), (Path, PathLike)
+from pydantic import BaseModel, ConfigDict, create_model
+from torch.nn.parallel import DistributedDataParallel
 
+from rnnlab.config import repository
+from rnnlab.config.types import NODE, SWITCH, TYPES, number, text, typed
 
-class Argument(NamedTuple):
-    """One argument of a target.
-
-    - `hint`: its annotation; `Any` if it has none.
-    - `needed`: whether it has no default.
-    """
-
-    hint: Any
-    needed: bool
+# parts of a run: the class that a `_target_` must be, and the arguments that rnnlab sets
+PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "model": ("rnnlab.tasks.base.Task", ("_args_", "spec")),
+    "data": ("rnnlab.data.base.SequenceData", ("_args_",)),
+    "cell": ("torch.nn.Module", ("_args_", "input_size", "batch_first")),
+    "trainer": (
+        "lightning.pytorch.Trainer",
+        ("_args_", "callbacks", "logger", "plugins", "enable_progress_bar", "default_root_dir"),
+    ),
+    "callbacks.*": ("lightning.pytorch.Callback", ()),
+    "logger.*": ("lightning.pytorch.loggers.Logger", ()),
+    "optim.optimizer": ("torch.optim.Optimizer", ("params",)),
+    "optim.scheduler": ("torch.optim.lr_scheduler.LRScheduler", ("optimizer", "total_steps")),
+    "trainer.strategy": ("lightning.pytorch.strategies.Strategy", ()),
+    "trainer.profiler": ("lightning.pytorch.profilers.Profiler", ()),
+}
+FACTORIES = ("optim.optimizer", "optim.scheduler", "trainer.strategy", "trainer.profiler")  # may be functions
+CELL_ARGUMENTS = ("num_layers", "dropout", "bidirectional", "residual", "init", "forget_bias", "chrono")  # of make_cell
+Arguments = dict[str, tuple[Any, Any]]  # annotation and default by name; the default of a required one is `...`
+# what a yaml can write of an annotation; of any other class, a node that makes it
+PLAIN: dict[Any, Any] = {
+    **dict.fromkeys((str, Path, PathLike), text("text", shortest=0)),
+    **dict.fromkeys((list, tuple, set, Sequence, Iterable), typed(list, "a list")),
+    **dict.fromkeys((dict, Mapping), typed(dict, "key: value")),
+    bool: SWITCH,
+    int: typed(int, "a whole number", strict=True),
+    float: number("a number"),
+    NoneType: NoneType,
+}
 
 
 @cache
-def of(target: Callable) -> tuple[dict[str, Argument], bool]:
-    """The arguments of a function or class by name, and whether it takes others, too.
+def arguments(target: Callable) -> tuple[Arguments, bool]:
+    """The arguments of a function or class, and whether it takes others.
 
-    What a class of rnnlab takes as `**others` are arguments of the class that it inherits from.
+    What a class of rnnlab takes as `**others` are arguments of its base class.
     """
     if not inspect.isclass(target):
         return _of_function(target)
-    found: dict[str, Argument] = {}
-    others = True  # of what is written in C nothing is known
-    for number, base in enumerate(base for base in target.__mro__[:-1] if "__init__" in vars(base)):
-        # torch's recurrent layers say in an overload what they take
-        overloads = [_of_function(overload) for overload in typing.get_overloads(vars(base)["__init__"])]
-        arguments, others = next(
-            (overload for overload in overloads if not overload[1]), _of_function(vars(base)["__init__"])
-        )
-        for name, (hint, needed) in list(arguments.items())[1:]:  # but self
-            found.setdefault(name, Argument(hint, needed and number == 0))  # else the one that inherits may give it
+    found: Arguments = {}
+    others = True  # signatures in C are not known
+    for base in (base for base in target.__mro__[:-1] if "__init__" in vars(base)):
+        taken, others = _of_function(vars(base)["__init__"])
+        found = {**{name: (hint, None if found else default) for name, (hint, default) in taken.items()}, **found}
         if not others or not base.__module__.startswith("rnnlab."):
             break
+    found.pop("self", None)
     return found, others
 
 
-def _of_function(function: Callable) -> tuple[dict[str, Argument], bool]:
+def _of_function(function: Callable) -> tuple[Arguments, bool]:
+    # torch's recurrent layers have their arguments in an overload
+    for candidate in (*typing.get_overloads(function), function):
+        try:
+            parameters = inspect.signature(candidate).parameters.values()
+        except (TypeError, ValueError):  # some functions in C have no signature
+            return {}, True
+        others = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
+        if not others:
+            break
     try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # some that are written in C have none
-        return {}, True
-    try:
-        hints = typing.get_type_hints(inspect.unwrap(function))
-    except Exception:  # names that only a type checker sees
+        hints = typing.get_type_hints(inspect.unwrap(candidate))
+    except Exception:  # names that only a type checker knows
         hints = {}
-    named = {}
+    found: Arguments = {}
     for parameter in parameters:
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             hint = hints.get(parameter.name, Any)
-            if parameter.default is None and hint is not Any:
-                hint = Union[hint, None]  # noqa: UP007  # a hint may be text
-            named[parameter.name] = Argument(hint, parameter.default is parameter.empty)
-    return named, any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
+            hint = Union[hint, None] if parameter.default is None else hint  # noqa: UP007  # a hint may be text
+            found[parameter.name] = (hint, ... if parameter.default is parameter.empty else None)
+    return found, others
 
 
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value can be what an annotation asks for. What a yaml cannot write is not looked into."""
-    return any(_is(value, kind) for kind in _kinds(hint)) or not any(map(words, _kinds(hint)))
+def role_of(key: str) -> str:
+    """The place of a key in `PARTS`."""
+    key = re.sub(r"^model\.(?=cell|optim)", "", key)  # a checkpoint's model holds these
+    return re.sub(r"^(callbacks|logger)\.[^.]+$", r"\1.*", key)
 
 
-def words(hint: Any) -> str:
-    """An annotation for people: `a whole number, text or null`. Empty if it names nothing that a yaml can write."""
-    said = list(dict.fromkeys(word for kind in _kinds(hint) if (word := _word(kind))))
-    return f"{', '.join(said[:-1])} or {said[-1]}" if len(said) > 1 else "".join(said)
+def given(role: str) -> tuple[str, ...]:
+    """The arguments of a part that rnnlab sets."""
+    return PARTS[role][1] if role in PARTS else ()
 
 
-def _kinds(hint: Any) -> list[Any]:
-    """The parts of a union, of a literal its values."""
-    if typing.get_origin(hint) in (Union, UnionType):
-        return [kind for part in typing.get_args(hint) for kind in _kinds(part)]
-    return [hint]
+@cache
+def section_model(key: str, names: tuple[str, ...]) -> type[BaseModel] | None:
+    """A model of the settings of a section without a target; `None` if none of the `names` is known."""
+    role = role_of(key)
+    if role in ("callbacks", "logger"):
+        return _model(dict.fromkeys(names, (NODE | None, None)), by_name=False)
+    if role == "optim":
+        known = {setting.split(".")[1] for setting in repository.settings() if setting.startswith("optim.")}
+        return _model(dict.fromkeys(known - {"defaults"}, (Any, None)), others=False)
+    fields: Arguments = {name: (Any, None) for name in names if name in TYPES and "." not in role}
+    return _model(fields) if fields else None
 
 
-def _is(value: Any, kind: Any) -> bool:
-    origin = typing.get_origin(kind) or kind
-    if origin is Literal:
-        return any(type(value) is type(choice) and value == choice for choice in typing.get_args(kind))
-    if isinstance(value, dict):
-        return origin in DICTS or ("_target_" in value and not _word(kind))  # what it makes is not known
-    if origin is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if origin is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if origin is str or origin in TEXTS:
-        return isinstance(value, str | int | float)  # digits arrive as numbers
-    if origin in LISTS:
-        return isinstance(value, list)
-    return origin in WORDS and isinstance(value, origin)
+@cache
+def part_model(target: Any, role: str, by_name: bool) -> type[BaseModel]:
+    """A model of the arguments that a part may be given in a config."""
+    fields, others = arguments(target)
+    if role == "cell":
+        fields = {**dict.fromkeys(CELL_ARGUMENTS, (Any, None)), **fields}
+    elif any(base.__name__ == "DDPStrategy" for base in getattr(target, "__mro__", ())):  # passes the others on
+        more = arguments(DistributedDataParallel)[0]
+        fields, others = {name: (hint, None) for name, (hint, _) in {**more, **fields}.items()}, False
+    fields = {name: field for name, field in fields.items() if name not in given(role)}
+    return _model(fields, others, by_name)
 
 
-def _word(kind: Any) -> str:
-    origin = typing.get_origin(kind) or kind
-    if origin is Literal:
-        return ", ".join(map(str, typing.get_args(kind)))
-    if origin in LISTS:
-        return "a list"
-    return "key: value" if origin in DICTS else "text" if origin in TEXTS else WORDS.get(origin, "")
+def _model(fields: Arguments, others: bool = True, by_name: bool = True) -> type[BaseModel]:
+    """A pydantic model of arguments, which ignores or forbids others.
+
+    **Arguments:**
+
+    - `by_name`: whether a type of `TYPES` replaces an annotation that lists no choices.
+    """
+    types: dict[str, Any] = {}
+    for name, (hint, default) in fields.items():
+        known = by_name and name in TYPES and typing.get_origin(hint) is not Literal
+        types[name] = (TYPES[name] if known else _plain(hint), default)
+    config = ConfigDict(extra="ignore" if others else "forbid", protected_namespaces=())
+    with warnings.catch_warnings(action="ignore"):  # of arguments that are called like a method of BaseModel
+        return create_model("Settings", __config__=config, **types)
+
+
+def _plain(hint: Any) -> Any:
+    origin = typing.get_origin(hint) or hint
+    if origin in (Union, UnionType):
+        return Union[tuple(map(_plain, typing.get_args(hint)))]  # noqa: UP007
+    if hint is Any or origin is Literal or isinstance(hint, typing.TypeVar):
+        return Any if isinstance(hint, typing.TypeVar) else hint
+    return PLAIN.get(origin, NODE)

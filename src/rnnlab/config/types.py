@@ -1,12 +1,14 @@
-"""What values may be: a rule for each name of a setting."""
+"""Ranges and choices of settings by name, as types that pydantic checks."""
 
-import re
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-Rule = Callable[[Any], str]  # what would be right; empty for a value that is
-UNKNOWN = object()  # a value that cannot be found out
+from pydantic import AfterValidator, Field
+from pydantic.fields import FieldInfo
+
+UNKNOWN = object()  # in place of a value that cannot be resolved
 
 
 def shown(value: Any) -> str:
@@ -19,216 +21,135 @@ def shown(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-def _whole(low: int, high: int = 10**9) -> Rule:
-    """Whole numbers; what is above `high` can only be a slip."""
-
-    def rule(value: Any) -> str:
-        if not isinstance(value, int) or isinstance(value, bool) or value < low:
-            return f"a whole number, {low} or more"
-        return "" if value <= high else f"a whole number, at most {high:,}"
-
-    return rule
-
-
-def _number(holds: Callable[[float], bool], right: str) -> Rule:
-    def rule(value: Any) -> str:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return "" if is_number and abs(value) < 1e300 and holds(value) else right  # nor infinite, nor not a number
-
-    return rule
+def words(hint: Any) -> str:
+    """A type in words: `a whole number, 1 or more, or null`."""
+    arguments = get_args(hint)
+    if get_origin(hint) is Annotated:
+        return next(item.description or "" for item in reversed(arguments) if isinstance(item, FieldInfo))
+    if get_origin(hint) is Literal:
+        *others, last = map(shown, arguments)
+        return f"{', '.join(others)} or {last}" if others else last
+    return ", or ".join(map(words, arguments)) if get_origin(hint) in (Union, UnionType) else "null"
 
 
-def _choice(*choices: Any) -> Rule:
-    *others, last = map(shown, choices)
-    right = f"{', '.join(others)} or {last}"
-    return lambda value: "" if any(type(value) is type(choice) and value == choice for choice in choices) else right
+def typed(hint: Any, description: str, **bounds: Any) -> Any:
+    """A type within bounds, with words for people."""
+    return Annotated[hint, Field(description=description, **bounds)]
 
 
-def _or(rule: Rule, other: Any, words: str = "") -> Rule:
-    """What a rule allows, or one value more."""
-
-    def either(value: Any) -> str:
-        right = rule(value)
-        same = type(value) is type(other) and value == other
-        return f"{right}, or {words or shown(other)}" if right and not same else ""
-
-    return either
+def whole(low: int, high: int = 10**9) -> Any:
+    """Whole numbers; what is above `high` can only be a typing error."""
+    return typed(int, f"a whole number, {low} or more", strict=True, ge=low, le=high)
 
 
-def _or_target(rule: Rule, what: str) -> Rule:
-    """What a rule allows, or a node that makes it."""
-
-    def either(value: Any) -> str:
-        right = "" if isinstance(value, dict) and "_target_" in value else rule(value)
-        return right and f"{right}, or {what} with a _target_"
-
-    return either
+def number(description: str, **bounds: float) -> Any:
+    return typed(float, description, strict=True, allow_inf_nan=False, **bounds)
 
 
-def _list(rule: Rule, right: str, least: int = 0) -> Rule:
-    """Lists of so many values or more, all of which a rule allows."""
-    return lambda value: "" if isinstance(value, list) and len(value) >= least and not any(map(rule, value)) else right
+def text(description: str, shortest: int = 1) -> Any:
+    """Text; Hydra reads digits as numbers."""
+    return typed(str, description, min_length=shortest, coerce_numbers_to_str=True)
 
 
-def _text(right: str) -> Rule:
-    """Text that is not empty; digits arrive as numbers."""
-    return lambda value: "" if isinstance(value, str | int | float) and str(value).strip() else right
+def node(description: str) -> Any:
+    """A section that makes an object."""
+    return Annotated[typed(dict, description), holds(lambda section: "_target_" in section)]
 
 
-def _split(value: Any) -> str:
-    shares = not _list(_AMOUNT, "wrong")(value) and len(value) == 3
-    return "" if shares and abs(sum(value) - 1) < 1e-6 else "three shares of sum 1, such as [0.9,0.05,0.05]"
+def holds(condition: Callable[[Any], bool]) -> AfterValidator:
+    def check(value: Any) -> Any:
+        if not condition(value):
+            raise ValueError
+        return value
+
+    return AfterValidator(check)
 
 
-def _quantiles(value: Any) -> str:
-    inside = not _list(_BETWEEN, "wrong")(value) and 0.5 in value
-    rising = inside and all(low < high for low, high in pairwise(value))
-    return "" if rising else "numbers between 0 and 1, rising, 0.5 among them"
+NODE = node("a section with a _target_")
+SWITCH = typed(bool, "true or false", strict=True)
+COUNT, SIZE = whole(1), whole(1, 10**6)
+AMOUNT = number("a number, 0 or more", ge=0)
+POSITIVE = number("a number above 0", gt=0)
+SHARE = number("a number from 0 to below 1", ge=0, lt=1)
+NO_END = typed(Literal[-1], "-1 for no end")
+BATCHES = typed(whole(0) | number("", ge=0, le=1) | None, "a whole number, a share from 0.0 to 1.0, or null")
+PATH, COLUMN = text("a path"), text("a column")
+COLUMNS = typed(list[str], "a list of columns")
+SOME_COLUMNS = typed(list[str], "a list of columns", min_length=1)
+CALENDAR = list[Literal["hour", "day_of_week", "month", "day_of_year"]]
+PRECISIONS = Literal[
+    "32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true", 32, 64, 16, "32", "64", "16", "bf16", None
+]  # fmt: skip
+SHARES: Any = list[SHARE]  # type: ignore[valid-type]
+AMOUNTS: Any = list[AMOUNT]  # type: ignore[valid-type]
+SIZES: Any = list[SIZE]  # type: ignore[valid-type]
 
-
-def _part(value: Any) -> str:
-    return "" if not _SHARE(value) or not _whole(1)(value) else "a share from 0 to below 1, or a whole number of steps"
-
-
-def _share(value: Any) -> str:
-    return "" if isinstance(value, float) and not _SHARE(value) else "a number with a point from 0.0 to below 1"
-
-
-def _batches(value: Any) -> str:
-    """Of limit_train_batches and the like."""
-    share = isinstance(value, float) and 0 <= value <= 1
-    return "" if value is None or share or not _whole(0)(value) else "a whole number, a share from 0.0 to 1.0, or null"
-
-
-def _devices(value: Any) -> str:
-    listed = not _list(_whole(0, 10**5), "wrong", 1)(value) and len(set(value)) == len(value)
-    return "" if listed else _or(_or(_whole(1, 10**5), "auto"), -1, "-1 for all")(value)
-
-
-def _time(value: Any) -> str:
-    if isinstance(value, dict):
-        right = not set(value) - {"days", "hours", "minutes", "seconds"} and not any(map(_AMOUNT, value.values()))
-    else:
-        right = isinstance(value, str) and bool(re.fullmatch(r"\d\d:\d\d:\d\d:\d\d", value, re.ASCII))
-    return "" if right else "DD:HH:MM:SS, such as 00:01:30:00"
-
-
-def _interval(value: Any) -> str:
-    share = isinstance(value, float) and 0 < value <= 1
-    known = value is None or share or not _whole(1)(value) or not _time(value)
-    return "" if known else f"a whole number, 1 or more, a share from above 0.0 to 1.0, {_time(value)}, or null"
-
-
-def _names(least: int) -> Rule:
-    return _list(lambda value: "" if isinstance(value, str) else "a column", "a list of columns", least)
-
-
-_SWITCH = _choice(True, False)
-_AMOUNT = _number(lambda value: value >= 0, "a number, 0 or more")
-_ABOVE_0 = _number(lambda value: value > 0, "a number above 0")
-_SHARE = _number(lambda value: 0 <= value < 1, "a number from 0 to below 1")
-_BETWEEN = _number(lambda value: 0 < value < 1, "a number between 0 and 1")
-_LONG = _whole(1)
-_STEPS = _whole(1, 10**6)
-
-# by name, whatever the group: a name means the same in every cell and every dataset
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(("hidden_size", "batch_size", "seq_len", "input_size", "lag", "num_series", "repeats"), _STEPS),
-    **dict.fromkeys(("output_size", "num_samples"), _whole(1, 10**5)),
-    **dict.fromkeys(("context", "horizon", "season", "stride"), _STEPS),
-    **dict.fromkeys(("num_train", "length", "min_count"), _LONG),
-    **dict.fromkeys(("log_every_n_steps", "accumulate_grad_batches", "num_nodes"), _LONG),
-    "check_val_every_n_epoch": _or(_LONG, None),
-    **dict.fromkeys(("num_val", "num_test"), _whole(2)),
-    "symbols": _whole(2, 10**5),
-    "num_layers": _whole(1, 1000),
-    "num_waves": _whole(1, 10**4),
-    "proj_size": _whole(0, 10**6),
-    "test_lengths": _list(_STEPS, "a list of whole numbers"),
-    **dict.fromkeys(("momentum", "weight_decay", "noise", "shift", "trend"), _AMOUNT),
-    **dict.fromkeys(("epoch_steps", "patch", "embedding"), _or(_STEPS, None)),
-    **dict.fromkeys(("val", "test"), _part),
-    **dict.fromkeys(("covariates", "future_covariates"), _names(0)),
-    "features": _or(_names(1), None),
-    **dict.fromkeys(("sequence_id", "label"), _text("a column")),
-    **dict.fromkeys(("time", "series_id"), _or(_text("a column"), None)),
-    "target": lambda value: _text("wrong")(value) and _names(1)(value) and "a column, or a list of columns",
-    "quantiles": _quantiles,
-    "loss": _choice("pinball", "mae", "huber", "mse"),
-    "norm": _choice("last", "std", "mean", "none"),
-    "head": _choice("direct", "recursive"),
-    **dict.fromkeys(("log", "dayfirst"), _choice(True, False, None)),
-    "fill": _choice("linear", "ffill", None),
-    "calendar": _list(
-        _choice("hour", "day_of_week", "month", "day_of_year"), "a list of hour, day_of_week, month, day_of_year"
-    ),
-    "lr": _ABOVE_0,
-    "betas": _list(_SHARE, "two numbers from 0 to below 1", 2),
-    **dict.fromkeys(("dropout", "label_smoothing", "warmup"), _SHARE),
-    "final": _AMOUNT,
-    "device": _choice("cpu", "cuda"),
-    "unit": _choice("char", "byte"),
-    "split": _split,
-    **dict.fromkeys(("path", "pattern"), _text("a path")),
-    "cache": _or(_text("a folder"), None),
-    "temperature": _number(lambda value: value > 0, "a number above 0; top_k=1 is the likeliest text"),
-    "top_k": lambda value: _whole(0)(value) and "a whole number, 0 or more; 0 keeps all",
-    "top_p": _number(lambda value: 0 < value <= 1, "a number above 0, at most 1"),
-    "seed": lambda value: _whole(0, 2**32 - 1)(value) and "a whole number, 0 or more and below 2^32",
-    **dict.fromkeys(("bidirectional", "tied", "backtest", "residual", "tf32", "compile", "bias"), _SWITCH),
-    "readout": _choice("last", "mean"),
-    "init": _choice("default", "identity", "orthogonal"),
-    "forget_bias": _or(_number(lambda value: abs(value) < 100, "a number"), None),
-    "chrono": _or(_or(_whole(2), "auto"), None),
-    "nonlinearity": _choice("tanh", "relu"),
-    "interval": _choice("step", "epoch"),
-    "max_epochs": lambda value: "" if value is None else _or(_whole(1, 10**6), -1, "-1 for no end")(value),
-    "max_steps": _or(_whole(1, 10**12), -1, "-1 for no end"),
-    "gradient_clip_val": _or(_AMOUNT, None),
-    "gradient_clip_algorithm": _choice("norm", "value", None),
-    **dict.fromkeys((*(f"limit_{part}_batches" for part in ("val", "test", "predict")), "overfit_batches"), _batches),
-    "limit_train_batches": lambda value: "more than 0" if value == 0 else _batches(value),
-    **dict.fromkeys(("min_epochs", "min_steps"), _or(_whole(0), None)),
-    "max_time": _or(_time, None),
-    "val_check_interval": _interval,
-    "fast_dev_run": lambda value: _SWITCH(value) and _whole(0)(value) and "true, false or a number of batches",
-    "reload_dataloaders_every_n_epochs": _whole(0),
-    "num_sanity_val_steps": _whole(-1),
-    "precision": _choice(
-        "32-true",
-        "bf16-mixed",
-        "16-mixed",
-        "64-true",
-        "bf16-true",
-        "16-true",
-        32,
-        64,
-        16,
-        "32",
-        "64",
-        "16",
-        "bf16",
-        None,
-    ),
-    "barebones": lambda value: "" if value is False else "false: it would leave out loggers and checkpoints",
-    "enable_checkpointing": lambda value: "" if value in (True, None) else "true: a run ends with its best checkpoint",
-    "accelerator": _choice("auto", "cpu", "gpu", "cuda", "mps"),
-    "devices": _devices,
-    "use_distributed_sampler": lambda value: "" if value is False else "false: the data are shared out by themselves",
-    "monitor": _text("a metric, such as val/loss"),
-    "mode": _choice("min", "max"),
-    **dict.fromkeys(("_partial_", "_recursive_"), _SWITCH),
-    "_convert_": _choice("none", "partial", "object", "all"),
-    "strategy": _or_target(_choice("auto", "ddp"), "a strategy"),
-    "profiler": _or_target(_choice("simple", "advanced", "pytorch", None), "a profiler"),
-}
-# by the whole key
-KEYS: dict[str, Rule] = {
-    "name": _text("text"),
-    **dict.fromkeys(("ckpt", "init_from"), _or(_text("a path"), None)),
-    "checkpoint": lambda value: "" if isinstance(value, dict) else "a section with every_minutes",
-    "checkpoint.every_minutes": _ABOVE_0,
-    "trial": _or(_whole(0), None),
-    "callbacks.progress.every": _ABOVE_0,
-    **dict.fromkeys(("callbacks.gradient_flow.every", "callbacks.gradient_flow.batch_size"), _LONG),
+# A name means the same in every cell and every dataset. Choices that a signature lists need no entry.
+TYPES: dict[str, Any] = {
+    **dict.fromkeys(("hidden_size", "batch_size", "seq_len", "input_size", "lag", "num_series", "repeats"), SIZE),
+    **dict.fromkeys(("context", "horizon", "season", "stride"), SIZE),
+    **dict.fromkeys(("epoch_steps", "patch", "embedding"), SIZE | None),
+    **dict.fromkeys(("num_train", "length", "min_count", "num_nodes"), COUNT),
+    **dict.fromkeys(("accumulate_grad_batches", "log_every_n_steps"), COUNT),
+    "check_val_every_n_epoch": COUNT | None,
+    **dict.fromkeys(("output_size", "num_samples"), whole(1, 10**5)),
+    **dict.fromkeys(("num_val", "num_test"), whole(2)),
+    **dict.fromkeys(("dropout", "label_smoothing", "warmup"), SHARE),
+    **dict.fromkeys(("momentum", "weight_decay", "noise", "shift", "trend", "final"), AMOUNT),
+    **dict.fromkeys(("lr", "every", "every_minutes"), POSITIVE),
+    **dict.fromkeys(("bidirectional", "residual", "backtest", "tf32", "compile"), SWITCH),
+    **dict.fromkeys(("val", "test"), typed(SHARE | COUNT, "a share from 0 to below 1, or a whole number of steps")),
+    **dict.fromkeys(("covariates", "future_covariates"), COLUMNS),
+    **dict.fromkeys(("sequence_id", "label"), COLUMN),
+    **dict.fromkeys(("path", "pattern"), PATH),
+    **dict.fromkeys(("ckpt", "init_from"), PATH | None),
+    **dict.fromkeys(("limit_val_batches", "limit_test_batches", "overfit_batches"), BATCHES),
+    "accelerator": Literal["auto", "cpu", "gpu", "cuda", "mps"],
+    "betas": typed(SHARES, "two numbers from 0 to below 1", min_length=2, max_length=2),
+    "calendar": typed(CALENDAR, "a list of hour, day_of_week, month, day_of_year"),
+    "checkpoint": typed(dict, "a section with every_minutes"),
+    "chrono": whole(2) | Literal["auto"] | None,
+    "device": Literal["cpu", "cuda"],
+    "devices": whole(1, 10**5)
+    | Literal["auto"]
+    | typed(Literal[-1], "-1 for all")
+    | typed(list[int], "a list of GPUs"),
+    "features": SOME_COLUMNS | None,
+    "fill": Literal["linear", "ffill", None],
+    "forget_bias": number("a number", gt=-100, lt=100) | None,
+    "gradient_clip_val": AMOUNT | None,
+    "init": Literal["default", "identity", "orthogonal"],
+    "interval": Literal["step", "epoch"],
+    "limit_train_batches": COUNT | number("a share from above 0.0 to 1.0", gt=0, le=1) | None,
+    "max_epochs": SIZE | NO_END | None,
+    "max_steps": whole(1, 10**12) | NO_END,
+    "max_time": typed(str, "DD:HH:MM:SS, such as 00:01:30:00", pattern="^[0-9]{2}(:[0-9]{2}){3}$") | None,
+    "mode": Literal["min", "max"],
+    "monitor": text("a metric, such as val/loss"),
+    "nonlinearity": Literal["tanh", "relu"],
+    "num_layers": whole(1, 1000),
+    "num_waves": whole(1, 10**4),
+    "optimizer": NODE,
+    "precision": typed(PRECISIONS, "32-true, bf16-mixed, 16-mixed, 64-true, bf16-true or 16-true"),
+    "profiler": Literal["simple", "advanced", "pytorch", None] | node("a profiler with a _target_"),
+    "proj_size": whole(0, 10**6),
+    "quantiles": Annotated[
+        typed(AMOUNTS, "numbers between 0 and 1, rising, 0.5 among them"),
+        holds(lambda levels: 0.5 in levels and all(low < high for low, high in pairwise([0, *levels, 1]))),
+    ],
+    "scheduler": NODE | None,
+    "seed": typed(int, "a whole number, 0 or more and below 2^32", strict=True, ge=0, lt=2**32),
+    "split": Annotated[
+        typed(AMOUNTS, "three shares of sum 1, such as [0.9,0.05,0.05]", min_length=3, max_length=3),
+        holds(lambda shares: abs(sum(shares) - 1) < 1e-6),
+    ],
+    "strategy": Literal["auto", "ddp"] | node("a strategy with a _target_"),
+    "symbols": whole(2, 10**5),
+    "target": typed(COLUMN | SOME_COLUMNS, "a column, or a list of columns"),
+    "temperature": number("a number above 0; top_k=1 is the likeliest text", gt=0),
+    "test_lengths": typed(SIZES, "a list of whole numbers"),
+    "top_k": typed(whole(0), "a whole number, 0 or more; 0 keeps all"),
+    "top_p": number("a number above 0, at most 1", gt=0, le=1),
+    "trial": whole(0) | None,
+    "use_distributed_sampler": typed(Literal[False], "false: the datasets share samples out by themselves"),
 }

@@ -1,43 +1,33 @@
-"""The composed config, checked before anything is read or started: every fault of it, each told once."""
+"""Checks a composed config before anything is read or started; reports every fault once."""
 
 import re
+from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
-from torch.nn.parallel import DistributedDataParallel
+from pydantic import BaseModel, ValidationError
 
 from rnnlab.config import repository, schema
-from rnnlab.config.types import KEYS, RULES, UNKNOWN, Rule, shown
+from rnnlab.config.types import UNKNOWN, shown, words
 from rnnlab.utils.errors import UserError
 
-Faults = dict[str, str]  # a sentence for each key that is wrong
+Faults = dict[str, str]  # a message by the key that is wrong
 
-# where there is a `_target_`: what it must be, and what rnnlab gives to it
-PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "model": ("rnnlab.tasks.base.Task", ("spec",)),
-    "data": ("rnnlab.data.base.SequenceData", ()),
-    "cell": ("torch.nn.Module", ("input_size", "batch_first")),
-    "optim.optimizer": ("torch.optim.Optimizer", ("params",)),
-    "optim.scheduler": ("torch.optim.lr_scheduler.LRScheduler", ("optimizer", "total_steps")),
-    "trainer": (
-        "lightning.pytorch.Trainer",
-        ("callbacks", "logger", "plugins", "enable_progress_bar", "default_root_dir"),
-    ),
-    "trainer.strategy": ("lightning.pytorch.strategies.Strategy", ()),
-    "trainer.profiler": ("lightning.pytorch.profilers.Profiler", ()),
-    "callbacks.*": ("lightning.pytorch.Callback", ()),
-    "logger.*": ("lightning.pytorch.loggers.Logger", ()),
-}
-ONCE = [PARTS[role][0] for role in ("model", "data", "cell", "trainer")]
-REFERENCES = {"model.cell": "cell", "model.optim": "optim"}  # by which a model's yaml takes what is chosen
 SECTIONS = ("model", "data", "cell", "optim", "trainer", "callbacks", "logger")
-DIRECTIVES = {"_recursive_": True, "_convert_": "none", "_partial_": False}  # Hydra's own defaults
-LAYERS = ("num_layers", "dropout", "bidirectional")  # which `make_cell` gives to cells that have none
+REQUIRED = [f"{section}._target_" for section in ("model", "data", "cell", "trainer")]
+REQUIRED += ["optim.optimizer", "optim.scheduler", "optim.interval", "trainer.accelerator", "trainer.devices"]
+REFERENCES = {"model.cell": "cell", "model.optim": "optim"}  # how a model's yaml gets the chosen cell and optimizer
+# Hydra's, its default first
+DIRECTIVES: dict[str, list[Any]] = {
+    "_recursive_": [True, False],
+    "_convert_": ["none", "partial", "object", "all"],
+    "_partial_": [False, True],
+}
 
 
 def check_parts(cfg: DictConfig) -> None:
@@ -50,255 +40,205 @@ def check_parts(cfg: DictConfig) -> None:
 
 
 def find_faults(cfg: DictConfig) -> tuple[dict[str, Any], list[str], set[str]]:
-    """Check a composed config: types, ranges, choices, and the arguments of each `_target_`.
+    """Check types, ranges, choices, and the arguments of each `_target_` of a composed config.
 
     **Returns:** the config as plain dicts and lists, a message for each fault, and the keys that are wrong.
     """
     found: Faults = {}
-    content, same = resolve(cfg, found)
-    whole = "cell" in content or "optim" in content
-    if whole:
-        _needed(content, same, found)
-    for key, value in content.items():
-        if whole or value != "???":  # others take it from elsewhere
-            _look(value, key, found, None if whole else set(repository.targets().values()))
+    references: dict[str, str] = {}
+    content: Any = _resolve(cfg, OmegaConf.to_container(cfg), "", found, references)
+    if "cell" in content or "optim" in content:
+        _check_sections(content, references, found)
+        _check(content, "", found)
+    else:  # a checkpoint has the other parts
+        content = {key: value for key, value in content.items() if value != "???"}
+        _check(content, "", found, set(repository.targets().values()))
     wrong = set(found)
-    for key in same:
-        origin = _origin(key, same)
-        for other in [other for other in wrong if f"{other}.".startswith(f"{origin}.") and origin != key]:
-            wrong.add(copy := key + other.removeprefix(origin))
-            found.pop(copy, None)  # told where it stands
+    for key, origin in references.items():
+        for other in [other for other in wrong if f"{other}.".startswith(f"{origin}.")]:
+            copy = key + other.removeprefix(origin)
+            wrong.add(copy)
+            found.pop(copy, None)  # reported at its origin
     return content, list(found.values()), wrong
 
 
 def faults(config: dict[str, Any], key: str) -> list[str]:
     """Every fault of a plain config that may be a stranger's, without building any of it.
 
-    Imported is only what a yaml in `conf/` names; any other `_target_` is a fault.
+    Only targets that a yaml in `conf/` names are imported; any other `_target_` is a fault.
 
     **Arguments:**
 
-    - `config`: what stands at `key`, such as `model` or `data`; a model's holds its cell and optim.
+    - `key`: where the config belongs, such as `model` or `data`; a model's holds its cell and optim.
     """
     found: Faults = {}
-    _look(config, key, found, set(repository.targets().values()))
+    _check(config, key, found, set(repository.targets().values()))
     return list(found.values())
 
 
-def resolve(cfg: Any, found: Faults) -> tuple[dict[str, Any], dict[str, str]]:
-    """A config as plain dicts and lists, with what cannot be resolved left `UNKNOWN`.
+def _resolve(cfg: DictConfig, node: Any, key: str, found: Faults, references: dict[str, str]) -> Any:
+    """Resolve the references of a plain `node` at `key`; what cannot be resolved is `UNKNOWN`.
 
-    **Returns:** the content, and for each key that is just a reference to another, `${...}`, that other key.
+    `references` is filled with the keys whose value is just a reference, `${OTHER}`, and these other keys.
     """
-    same: dict[str, str] = {}
-    try:
-        return _plain(cfg, "", found, same), same
-    except RecursionError:
-        raise UserError("The config refers to itself without end: look for ${...} that hold each other.") from None
-
-
-def _plain(node: Any, above: str, found: Faults, same: dict[str, str]) -> Any:
-    if not isinstance(node, DictConfig | ListConfig):
+    if isinstance(node, dict):
+        return {name: _resolve(cfg, child, _join(key, name), found, references) for name, child in node.items()}
+    if isinstance(node, list):
+        return [_resolve(cfg, child, f"{key}[{n}]", found, references) for n, child in enumerate(node)]
+    if not isinstance(node, str) or "${" not in node:
         return node
-    plain: dict[Any, Any] = {}
-    names: Any = node.keys() if isinstance(node, DictConfig) else range(len(node))
-    for name in names:
-        key = f"{above}.{name}" if above else str(name)
-        if OmegaConf.is_missing(node, name):
-            plain[name] = "???"
-            continue
-        raw: Any = _raw(node)[name] if OmegaConf.is_interpolation(node, name) else ""
-        if reference := re.fullmatch(r"\$\{(\.*)([^${}:]+)\}", raw):
-            dots = len(reference[1])
-            same[key] = ".".join([*(key.split(".")[:-dots] if dots else []), reference[2]])
-        try:
-            value = node[name]
-            if key in REFERENCES and same.get(key) == REFERENCES[key]:  # which is looked at where it stands
-                plain[name] = UNKNOWN
-            else:
-                plain[name] = _plain(value, key, {}, {}) if reference else _plain(value, key, found, same)
-        except InterpolationToMissingValueError:  # which is told where it is missing
-            plain[name] = UNKNOWN
-        except OmegaConfBaseException as error:
-            plain[name] = UNKNOWN
-            if HydraConfig.initialized() or "hydra" not in str(error).lower():  # which alone knows the rest
-                found[key] = f"{key}={raw}: {str(error).splitlines()[0]}."
-    return plain if isinstance(node, DictConfig) else list(plain.values())
+    if reference := re.fullmatch(r"\$\{(\.*)([^${}:]+)\}", node):
+        dots = len(reference[1])
+        references[key] = ".".join([*(key.split(".")[:-dots] if dots else []), reference[2]])
+    if key in REFERENCES and references.get(key) == REFERENCES[key]:
+        return UNKNOWN  # checked at its origin
+    try:
+        value = OmegaConf.select(cfg, key)
+        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    except RecursionError:
+        found[key] = f"{key}={node} refers to itself without end."
+    except InterpolationToMissingValueError:
+        pass  # reported where it is missing
+    except OmegaConfBaseException as error:
+        if HydraConfig.initialized() or "hydra" not in str(error).lower():  # else ${hydra:...} is not known
+            found[key] = f"{key}={node}: {str(error).splitlines()[0]}."
+    return UNKNOWN
 
 
-def _raw(node: Any) -> Any:
-    return OmegaConf.to_container(node)
-
-
-def _origin(key: str, same: dict[str, str]) -> str:
-    """What a reference comes down to."""
-    seen = {key}
-    while (key := same.get(key, key)) not in seen:
-        seen.add(key)
-    return key
-
-
-def _needed(content: dict[str, Any], same: dict[str, str], found: Faults) -> None:
-    """What a run cannot do without."""
+def _check_sections(content: dict[str, Any], references: dict[str, str], found: Faults) -> None:
+    """Check that a run has all that it needs."""
     for section in SECTIONS:
         value = content.get(section)
-        if not isinstance(value, dict):
+        is_part = f"{section}._target_" in REQUIRED
+        if not isinstance(value, dict) or ("_target_" in value and not is_part):
+            given = f"={shown(value)}" if section in content else " is left out"
             options = ", ".join(repository.options(section))
-            given = f"{section}={shown(value)}: a" if section in content else f"{section} is left out: a"
-            found.setdefault(section, f"{given} run needs one. {section} takes: {options}.")
-    for key, _ in repository.flatten(repository.read(repository.HOME / "conf")["train"]):
+            found.setdefault(section, f"{section}{given}: a run needs one. {section} takes: {options}.")
+    train = repository.read(repository.HOME / "conf")["train"]
+    for key in [key for key, _ in repository.flatten(train) if not key.startswith(("defaults", "hydra."))] + REQUIRED:
         section, _, name = key.partition(".")
-        there = section in content and (not name or name in _dict(content[section]))
-        if section not in ("defaults", "hydra") and not there:
+        if section not in found and (section not in content or (name and name not in _dict(content[section]))):
             found[key] = f"{key} is left out: a run needs it."
-    for section, keys in (("optim", ("optimizer", "scheduler", "interval")), ("trainer", ("accelerator", "devices"))):
-        for key in keys if section not in found else ():
-            if key not in content[section]:
-                found[f"{section}.{key}"] = f"{section}.{key} is left out: a run needs it."
-    for section in ("model", "data", "cell", "trainer"):
-        if section not in found and "_target_" not in content[section]:
-            found[f"{section}._target_"] = f"{section}._target_ is left out: a run needs it."
     for key, section in REFERENCES.items():
-        value = _dict(content.get("model")).get(section, UNKNOWN)
-        if same.get(key) != section and key not in found and value is not UNKNOWN:
-            found[key] = f"{key}={shown(value)} must stay ${{{section}}}: set {section}=NAME and {section}.KEY=VALUE."
-    nodes = [f"{section}.{name}" for section in ("callbacks", "logger") for name in _dict(content.get(section))]
-    for key in (*nodes, "optim.scheduler", "optim.optimizer"):
-        section, _, name = key.partition(".")
-        value = _dict(content.get(section)).get(name, UNKNOWN)
-        if value is not UNKNOWN and "_target_" not in _dict(value) and (value is not None or key == "optim.optimizer"):
-            found[key] = f"{key}={shown(value)} must have a _target_{', or be null' * (key != 'optim.optimizer')}."
-    settings = repository.settings()
-    for name in _dict(content.get("optim")):
-        if f"optim.{name}" not in settings:
-            found[f"optim.{name}"] = f"optim.{name} is not a setting.{_hint(f'optim.{name}', settings)}"
+        if section in _dict(content.get("model")) and references.get(key) != section:
+            other = shown(content["model"][section])
+            found.setdefault(
+                key, f"{key}={other} must stay ${{{section}}}: set {section}=NAME and {section}.KEY=VALUE."
+            )
+
+
+def _check(node: Any, key: str, found: Faults, allowed: set[str] | None = None) -> None:
+    """Check a section, a part or a list, and all below it.
+
+    **Arguments:**
+
+    - `allowed`: the targets that may be imported; `None` for all.
+    """
+    if isinstance(node, dict):
+        model = _check_part(node, key, found, allowed) if "_target_" in node else schema.section_model(key, tuple(node))
+        if model is not None:
+            _check_values(node, key, found, model)
+    items: Iterable[tuple[Any, Any]] = node.items() if isinstance(node, dict) else enumerate(node)
+    for name, value in items:
+        inside = _join(key, name)
+        if value == "???":
+            found.setdefault(inside, f"{inside} is needed: give {inside}=VALUE. --help shows examples.")
+        elif isinstance(value, dict | list) and inside not in found:
+            _check(value, inside, found, allowed)
+
+
+def _check_part(node: dict[str, Any], key: str, found: Faults, allowed: set[str] | None) -> type[BaseModel] | None:
+    """Check the `_target_` of a part and Hydra's directives.
+
+    **Returns:** the model of its arguments; `None` if the target is wrong.
+    """
+    role = schema.role_of(key)
+    target = _target(node["_target_"], f"{key}._target_", role, found, allowed)
+    if target is None:
+        return None
+    required: dict[str, list[Any]] = {"_partial_": [role.startswith("optim.")]} if role in schema.PARTS else {}
+    if role == "model":
+        required |= {"_recursive_": [False], "_convert_": ["all"]}
+    for name, choices in {**DIRECTIVES, **required}.items():
+        if node.get(name, DIRECTIVES[name][0]) not in choices:
+            found[f"{key}.{name}"] = f"{key}.{name} must be {' or '.join(map(shown, choices))}."
+    return schema.part_model(target, role, node["_target_"] in repository.targets().values())
+
+
+def _check_values(node: dict[str, Any], key: str, found: Faults, model: type[BaseModel]) -> None:
+    """Check the values of a section or part by the model of its settings."""
+    given = schema.given(schema.role_of(key))
+    for name in given:
+        if name in node:
+            found.setdefault(f"{key}.{name}", f"{key}.{name} is set by rnnlab: leave it out.")
+    values = {name: value for name, value in node.items() if not str(name).startswith("_") and name not in given}
+    known = {name: value for name, value in values.items() if value is not UNKNOWN and value != "???"}
+    try:
+        model.model_validate(known)
+        return
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_input=False)
+    for fault in errors:
+        name = str(fault["loc"][0])
+        inside = _join(key, name)
+        if fault["type"] == "missing":
+            if name not in values and not node.get("_args_") and not node.get("_partial_"):
+                found.setdefault(inside, f"{inside} is needed by {node['_target_']}: give +{inside}=VALUE.")
+        elif name not in model.model_fields:
+            taken = sorted(model.model_fields)
+            near = taken if "_target_" in node else repository.settings()
+            hint = _did_you_mean(name if "_target_" in node else inside, near) or f" It takes {', '.join(taken)}."
+            found.setdefault(inside, f"{inside} is not a setting of {node.get('_target_', key)}.{hint}")
+        else:
+            field, most = model.model_fields[name], fault.get("ctx", {}).get("le")
+            right = field.description or words(field.annotation)
+            if fault["type"] == "less_than_equal" and isinstance(most, int):
+                right = f"a whole number, at most {most:,}"
+            found.setdefault(inside, f"{inside}={shown(values[name])} must be {right}.")
+
+
+def _target(name: Any, key: str, role: str, found: Faults, allowed: set[str] | None) -> Any:
+    """The class or function that a `_target_` names; `None` if there is none or it must not be imported."""
+    base = schema.PARTS[role][0] if role in schema.PARTS else ""
+    if not isinstance(name, str):
+        found[key] = f"{key}={shown(name)} must be the name of a class or function, such as torch.nn.RNN."
+    elif allowed is not None and name not in allowed:
+        found[key] = f"{key}={shown(name)} is not one of the targets that conf/ names."
+    else:
+        try:
+            target = get_object(name)
+        except Exception as error:
+            cause = " ".join(str(error.__cause__ or error).split())
+            found[key] = f"{key}={name} cannot be imported.{_near(name) or f' {cause}'}"
+            return None
+        if isinstance(target, type):
+            fits = not base or issubclass(target, get_object(base))
+        else:
+            fits = callable(target) and (not base or role in schema.FACTORIES)
+        if fits:
+            return target
+        found[key] = f"{key}={name} is no {base.rpartition('.')[2] or 'class or function'}."
+    return None
+
+
+def _near(name: str) -> str:
+    """A hint at a name in the same module that is like one that is not there."""
+    module, _, last = name.rpartition(".")
+    try:
+        near = get_close_matches(last, dir(import_module(module)), n=1)
+    except Exception:
+        return _did_you_mean(name, repository.targets().values())
+    return f" Did you mean {module}.{near[0]}?" if near else ""
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, known, n=1)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def _join(key: str, name: Any) -> str:
+    return f"{key}.{name}" if key else str(name)
 
 
 def _dict(value: Any) -> dict[Any, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _look(node: Any, key: str, found: Faults, allowed: set[str] | None, ours: bool = True) -> None:
-    """Look at a value and all below it; what a name means is known of what a yaml in `conf/` names, `ours`."""
-    if node is UNKNOWN or key in found:
-        return
-    if isinstance(node, dict) and "_target_" in node:
-        ours = node["_target_"] in repository.targets().values()
-    if node == "???":
-        found[key] = f"{key} is needed: give {key}=VALUE. --help shows examples."
-    elif (rule := _rule(key, ours)) and (right := rule(node)):
-        found[key] = f"{key}={shown(node)} must be {right}."
-    elif isinstance(node, dict):
-        if "_target_" in node:
-            _look_at_part(node, key, found, allowed, ours)
-        for name, child in node.items():
-            _look(child, f"{key}.{name}", found, allowed, ours)
-    elif isinstance(node, list):
-        for number, child in enumerate(node):
-            if isinstance(child, dict | list):
-                _look(child, f"{key}.{number}", found, allowed, ours)
-
-
-def _rule(key: str, ours: bool) -> Rule | None:
-    section, _, name = key.rpartition(".")
-    foreign = section.startswith(("callbacks", "logger")) and not name.startswith("_")  # where a name may mean anything
-    return KEYS.get(key) or (RULES.get(name) if ours and not foreign else None)
-
-
-def _look_at_part(node: dict[str, Any], key: str, found: Faults, allowed: set[str] | None, ours: bool) -> None:
-    """Hold a node against what its `_target_` takes."""
-    role = re.sub(r"^model\.(?=cell|optim)", "", key)  # a model's own, out of a checkpoint
-    role = f"{role.split('.')[0]}.*" if role.count(".") == 1 and role.startswith(("callbacks", "logger")) else role
-    base, given = PARTS.get(role, ("", ()))
-    target = _target(node["_target_"], f"{key}._target_", base, found, allowed)
-    if target is None:
-        return
-    for name, right in _directives(role).items():
-        if node.get(name, DIRECTIVES[name]) != right:
-            found[f"{key}.{name}"] = f"{key}.{name} must be {shown(right)}."
-    taken, others = _taken(target, role)
-    for name, value in node.items():
-        inside = f"{key}.{name}"
-        if not isinstance(name, str):
-            found.setdefault(inside, f"{inside}: {shown(name)} is not a name.")
-        elif name in given or (name == "_args_" and base in ONCE):
-            found.setdefault(inside, f"{inside} is set by rnnlab: leave it out.")
-        elif name in taken and value is not UNKNOWN and value != "???" and _rule(inside, ours) is None:
-            hint = taken[name].hint
-            if not schema.fits(value, hint):
-                found.setdefault(inside, f"{inside}={shown(value)} must be {schema.words(hint)}.")
-        elif name not in taken and not others and not name.startswith("_"):
-            free = sorted(set(taken) - set(given))
-            hint = _hint(name, free) or f" It takes {', '.join(free)}."
-            found.setdefault(inside, f"{inside} is not a setting of {node['_target_']}.{hint}")
-    if not node.get("_args_") and not node.get("_partial_"):
-        for name, argument in taken.items():
-            if argument.needed and name not in (*given, *node):
-                found[f"{key}.{name}"] = f"{key}.{name} is needed by {node['_target_']}: give +{key}.{name}=VALUE."
-
-
-def _directives(role: str) -> dict[str, Any]:
-    """What Hydra is told about a part, where rnnlab relies on it."""
-    if role == "model":
-        return {"_recursive_": False, "_convert_": "all", "_partial_": False}
-    return {"_partial_": role in ("optim.optimizer", "optim.scheduler")} if role in PARTS else {}
-
-
-def _target(name: Any, key: str, base: str, found: Faults, allowed: set[str] | None) -> Any:
-    """The class or function that a `_target_` names, if there is one and it may be imported."""
-    if not isinstance(name, str):
-        found[key] = f"{key}={shown(name)} must be the name of a class or function, such as torch.nn.RNN."
-        return None
-    if allowed is not None and name not in allowed:
-        found[key] = f"{key}={shown(name)} is not one of the targets that conf/ names."
-        return None
-    try:
-        target = get_object(name)
-    except Exception as error:
-        found[key] = f"{key}={name} cannot be imported.{_near(name) or f' {_first_cause(error)}'}"
-        return None
-    right = get_object(base) if base else object
-    only_class = base in ONCE[:3] or base.endswith((".Callback", ".Logger"))
-    if not (issubclass(target, right) if isinstance(target, type) else callable(target) and not only_class):
-        found[key] = f"{key}={name} is no {base.rpartition('.')[2] or 'class or function'}."
-        return None
-    return target
-
-
-def _near(name: str) -> str:
-    """The names in its module that are like one that is not there."""
-    try:
-        module, _, last = name.rpartition(".")
-        near = get_close_matches(last, dir(import_module(module)), n=1)
-    except Exception:
-        near = get_close_matches(name, repository.targets().values(), n=1)
-        module = ""
-    return f" Did you mean {module and f'{module}.'}{near[0]}?" if near else ""
-
-
-def _first_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-
-
-def _taken(target: Any, role: str) -> tuple[dict[str, schema.Argument], bool]:
-    """The arguments that a part may be given in a config."""
-    taken, others = schema.of(target)
-    free = schema.Argument(Any, False)
-    if role == "cell":
-        taken = {**dict.fromkeys((*LAYERS, "residual", "init", "forget_bias", "chrono"), free), **taken}
-    elif role == "model" and schema.of(target.__init__)[1]:  # what is left over goes to the network
-        from rnnlab.nn.rnn import SimpleRNN
-
-        network = schema.of(SimpleRNN)[0]
-        taken = {**{name: network[name] for name in ("embedding", "tied", "dropout")}, **taken}
-    elif getattr(target, "__name__", "") == "DDPStrategy":
-        taken = {**schema.of(DistributedDataParallel)[0], **taken}
-        return {name: argument._replace(needed=False) for name, argument in taken.items()}, False
-    return taken, others
-
-
-def _hint(name: str, known: Any) -> str:
-    near = get_close_matches(name, known, n=1)
-    return f" Did you mean {near[0]}?" if near else ""
