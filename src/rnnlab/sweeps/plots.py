@@ -1,7 +1,7 @@
 """The figure of many runs: their metric over a setting, and their learning curves."""
 
+import json
 import math
-import sys
 from typing import Any
 
 import matplotlib
@@ -12,7 +12,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rnnlab.sweeps.runs import Runs, differing, headline, higher_is_better, read_json, shorten
+from rnnlab.sweeps.runs import Runs, differing, headline, higher_is_better, shorten
 
 MAX_LINES = 10  # colours that can be distinguished
 MAX_POINTS = 1000  # of a curve
@@ -131,10 +131,8 @@ def _curves(runs: Runs, metric: str) -> tuple[str, dict[int, Any]]:
     """The name of the curves that belong to the metric, and (steps, values) of each run that has one."""
     contents = {}
     for run, folder in runs.info["folder"].items():
-        try:
-            contents[run] = read_json(folder / "curves.json")
-        except (OSError, ValueError) as error:
-            print(f"{folder}: no curves, {error}", file=sys.stderr)
+        if (path := folder / "curves.json").exists():
+            contents[run] = json.loads(path.read_bytes())
     for name in (metric.replace("test/", "val/", 1), "val/loss", "train/loss"):
         points = {run: content[name][:: 1 + len(content[name]) // MAX_POINTS]
                   for run, content in contents.items() if content.get(name)}  # fmt: skip

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from rnnlab.sweeps.runs import (
+    GROUPS,
     STATUSES,
     Runs,
-    common,
     differing,
     headline,
     higher_is_better,
@@ -24,29 +24,23 @@ from rnnlab.sweeps.runs import (
 )
 from rnnlab.utils.errors import require
 
-LISTED = 20  # runs without a result below a table; format=csv fold=false lists all
-
 
 def summarise(folder: Path) -> list[dict[str, Any]]:
     """At the end of a sweep, print its table and write results.csv, run by run, and results.png into its folder.
 
-    What cannot be written is one line on standard error.
-
     **Returns:** the record of each run.
     """
+    from rnnlab.sweeps.plots import plot_runs  # matplotlib takes longer than all the rest
+
     runs = read_runs(folder)
-    if not len(runs):
-        return []
-    print_table(runs, folder, "rich", fold=True)
-    written = []
-    for path, write in ((folder / "results.csv", _write_csv), (folder / "results.png", _write_figure)):
-        try:
-            write(runs, path)
-        except Exception as error:  # a sweep of hours does not end in an error about a figure
-            print(f"{path} is left out: {error} ({type(error).__name__}).", file=sys.stderr)
-        else:
-            written += [str(path)] * path.exists()
-    print(f"results: {', '.join(written)}")
+    if len(runs):
+        print_table(runs, folder, "rich", fold=True)
+        tabulate(runs, fold=False).to_csv(folder / "results.csv", index=False)
+        print(f"results: {folder}/results.csv", end="")
+        if (runs.info["status"] == "finished").any() and (figure := plot_runs(runs)) is not None:
+            figure.savefig(folder / "results.png", dpi=110)
+            print(f", {folder}/results.png", end="")
+        print()
     return list(runs.info["record"])
 
 
@@ -78,7 +72,7 @@ def tabulate(runs: Runs, fold: bool, metric: str | None = None) -> pd.DataFrame:
             table[f"{name}_std"] = scores.std()
     for name in ("seconds", "parameters"):
         table[name] = info[name].where(finished).groupby(line).median().fillna(info[name].groupby(line).median())
-    table["status"] = info["status"].groupby(line).agg(_count_statuses if fold else "first")
+    table["status"] = info["status"].groupby(line).agg(_count if fold else "first")
     if not fold:
         table[["message", "folder"]] = info[["message", "folder"]]
     monitors = info["monitor"].groupby(line).first()
@@ -87,6 +81,12 @@ def tabulate(runs: Runs, fold: bool, metric: str | None = None) -> pd.DataFrame:
     scores = [signs[head] * table[head].get(place) if head in table else math.nan for place, head in enumerate(heads)]
     order = pd.DataFrame({"monitor": 0 if metric else pd.factorize(monitors)[0], "score": scores}, table.index)
     return table.loc[order.sort_values(["monitor", "score"], kind="stable").index]
+
+
+def _count(statuses: pd.Series) -> str:
+    """`2 finished, 1 failed`."""
+    counts = Counter(statuses)
+    return ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
 
 
 def print_table(runs: Runs, folder: Path, form: str, fold: bool, metric: str | None = None) -> None:
@@ -98,19 +98,18 @@ def print_table(runs: Runs, folder: Path, form: str, fold: bool, metric: str | N
     elif form == "markdown":
         _print_markdown(_formatted(table, shown, metrics[:4], folder))
     else:
-        print(f"{len(runs):,} run{'s' * (len(runs) != 1)}{common(runs, shown)}")
+        first = runs.settings.iloc[0]
+        same = [key for key in GROUPS[:5] if key not in shown and first.get(key, "") not in ("", "null")]
+        print(f"{len(runs)} runs, all with {' '.join(f'{key}={shorten(first[key])}' for key in same)}")
         console = Console()
         width = console.width if console.is_terminal else 120
         number = runs.info["monitor"].nunique()  # at least what each line is sorted by
         while number < len(metrics) and _width(_formatted(table, shown, metrics[: number + 1], folder)) <= width:
             number += 1
-        _print_rich(_formatted(table, shown, metrics[:number], folder), console)
-    failed = runs.info[runs.info["status"].isin(["failed", "killed", "stopped"])]
-    file = sys.stdout if form == "rich" else sys.stderr
-    for run in failed[:LISTED].itertuples():
-        print(f"{run.folder}: {next(iter(str(run.message).strip().splitlines()), run.status)}", file=file)
-    if len(failed) > LISTED:
-        print(f"{len(failed) - LISTED:,} more: format=csv fold=false lists them.", file=file)
+        _print_rich(_formatted(table, shown, metrics[:number], folder))
+    for run in runs.info[runs.info["status"].isin(["failed", "killed", "stopped"])].itertuples():
+        reason = str(run.message).strip().partition("\n")[0] or run.status
+        print(f"{run.folder}: {reason}", file=sys.stdout if form == "rich" else sys.stderr)
 
 
 def print_cross_table(runs: Runs, rows: str, columns: str, metric: str | None, form: str) -> None:
@@ -118,54 +117,28 @@ def print_cross_table(runs: Runs, rows: str, columns: str, metric: str | None, f
 
     **Raises:** `UserError` if no run has both settings and a result.
     """
-    for key in (rows, columns):
-        is_section = any(name.startswith(f"{key}.") for name in runs.settings)
-        require(key in runs.settings or not is_section, f"{key} is a section of settings: name a key in it.")
     heads = [metric or headline(runs, monitor) for monitor in runs.info["monitor"]]
-    scores = pd.DataFrame({
+    table = pd.DataFrame({
         rows: runs.settings.get(rows, ""), "metric": heads, columns: runs.settings.get(columns, ""),
         "score": [runs.final(head).get(run) for run, head in enumerate(heads)],
     }, index=runs.info.index)  # fmt: skip
-    scores = scores[~scores[[rows, columns]].isin(["", "null"]).any(axis=1)].astype({"score": float})
-    scores = scores[scores.groupby([rows, "metric"])["score"].transform("count") > 0]
+    table = table[~table[[rows, columns]].isin(["", "null"]).any(axis=1)].astype({"score": float})
+    table = table[table.groupby([rows, "metric"])["score"].transform("count") > 0]
     asked = f"rows={rows}, columns={columns}{f' and metric={metric}' if metric else ''}"
-    require(len(scores) > 0, f"No run has {asked}, and a result.")
-    groups = scores.groupby([rows, "metric", columns], sort=False)["score"]
-    wide = groups.agg(["mean", "std", "count", "size"]).unstack(columns, sort=False)
-    names = list(wide["mean"])
+    require(len(table) > 0, f"No run has {asked}, and a result.")
+    groups = table.groupby([rows, "metric", columns], sort=False)["score"]
     if form == "csv":
-        wide = pd.concat({(name, part): wide[part][name] for name in names for part in ("mean", "std")}, axis=1)
-        wide.columns = [f"{name}_std" if part == "std" else name for name, part in wide.columns]
+        wide = groups.agg(["mean", "std"]).unstack(columns, sort=False)
+        wide.columns = [f"{name}_std" if part == "std" else name for part, name in wide.columns]
         wide.reset_index().to_csv(sys.stdout, index=False)
         return
     most = int(groups.size().max())
-    cells = pd.DataFrame({f"{rows}, metric": [f"{shorten(row)}, {name}" for row, name in wide.index]})
-    for name in names:
-        column = pd.DataFrame({part: wide[part][name] for part in ("mean", "std", "count", "size")})
-        cells[shorten(name)] = [_cell(group, most) for group in column.itertuples()]
-    if form == "markdown":
-        _print_markdown(cells.rename(columns={f"{rows}, metric": ""}))
-    else:
-        _print_rich(cells, Console())
+    cells = groups.agg(lambda scores: _cell(scores, most)).unstack(columns, sort=False).fillna("")
+    cells.columns = cells.columns.map(shorten)
+    cells.insert(0, f"{rows}, metric", [f"{shorten(row)}, {name}" for row, name in cells.index])
+    (_print_markdown if form == "markdown" else _print_rich)(cells)
     if most > 1:
         print(f"Mean ± standard deviation of {most} runs, of another number as (number) says.", file=sys.stderr)
-
-
-def _write_csv(runs: Runs, path: Path) -> None:
-    tabulate(runs, fold=False).to_csv(path, index=False)
-
-
-def _write_figure(runs: Runs, path: Path) -> None:
-    from rnnlab.sweeps.plots import plot_runs  # matplotlib takes longer than all the rest
-
-    if (runs.info["status"] == "finished").any() and (figure := plot_runs(runs)) is not None:
-        figure.savefig(path, dpi=110)
-
-
-def _count_statuses(statuses: pd.Series) -> str:
-    """`2 finished, 1 failed`."""
-    counts = Counter(statuses)
-    return ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
 
 
 def _formatted(table: pd.DataFrame, shown: list[str], metrics: list[str], folder: Path) -> pd.DataFrame:
@@ -187,22 +160,23 @@ def _formatted(table: pd.DataFrame, shown: list[str], metrics: list[str], folder
     return cells
 
 
-def _cell(group: Any, most: int) -> str:
+def _cell(scores: pd.Series, most: int) -> str:
     """`0.993 ± 0.002`, with the number of runs where it is not the usual one."""
-    if not group.count > 0:
-        return "no result" if group.size > 0 else ""
-    return _mean(group.mean, group.std) + (f" ({group.count:.0f})" if group.count != most else "")
+    number = scores.count()
+    if number == 0:
+        return "no result"
+    return _mean(scores.mean(), scores.std()) + (f" ({number})" if number != most else "")
 
 
 def _mean(mean: float, deviation: float) -> str:
-    """`0.993 ± 0.002`, the mean with three digits; very large and small means as `1.23e+08`."""
+    """`0.993 ± 0.002`, the mean with three digits."""
     if math.isnan(mean):
         return ""
-    if mean and not 1e-4 <= abs(mean) < 1e6:
-        form, rough = ".2e", ".1e"
-    else:
-        form = rough = f".{max(0, 2 - math.floor(math.log10(abs(mean)))) if mean else 2}f"
-    return f"{mean:{form}}" + ("" if math.isnan(deviation) else f" ± {deviation:{rough}}")
+    text = f"{mean:#.3g}".rstrip(".")
+    if math.isnan(deviation):
+        return text
+    digits = ".1e" if "e" in text else f".{len(text.partition('.')[2])}f"
+    return f"{text} ± {deviation:{digits}}"
 
 
 def _duration(seconds: float) -> str:
@@ -216,13 +190,12 @@ def _width(cells: pd.DataFrame) -> int:
     return 1 + sum(3 + max(map(len, (name, *cells[name]))) for name in cells)
 
 
-def _print_rich(cells: pd.DataFrame, console: Console) -> None:
+def _print_rich(cells: pd.DataFrame) -> None:
+    console, table = Console(), Table()
     if not console.is_terminal:
         console.width = max(console.width, _width(cells))  # a file has no width to be kept
-    table = Table()
     for name in cells:
-        numbers = pd.to_numeric(cells[name].str.partition(" ")[0].str.replace(",", ""), errors="coerce")
-        is_numeric = (numbers.notna() | (cells[name] == "")).all()
+        is_numeric = cells[name].str.fullmatch(r"[-+.,e\d]*( .*)?").all()
         table.add_column(name, justify="right" if is_numeric else "left", overflow="fold")
     for line in cells.itertuples(index=False):
         table.add_row(*line)

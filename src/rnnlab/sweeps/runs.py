@@ -16,14 +16,14 @@ from rnnlab.training import run_record
 GROUPS = ("experiment", "data", "model", "cell", "optim", "trainer", "callbacks", "logger", "debug")
 STATUSES = ("finished", "failed", "killed", "stopped", "pruned", "running")
 IGNORED = ("name", "sweep", "trial", "callbacks.pruning.trial")  # settings that follow from others or from a search
+COLUMNS = ["folder", "status", "message", "monitor", "mode", "seconds", "parameters", "overridden", "record"]
 
 
 @dataclass
 class Runs:
     """The runs below a folder: three tables with a row for each run.
 
-    - `info`: `folder`, `status`, `message`, `monitor`, `mode`, `seconds`, `parameters`, `overridden` (keys that were
-      set on the command line) and `record`, the content of run.json.
+    - `info`: columns of run.json, `folder`, `overridden` (keys set on the command line) and `record` (all of run.json).
     - `settings`: the text of each group and value; empty where a run has none.
     - `metrics`: of metrics.json, and the best value of `monitor`; nan where a run has none.
     """
@@ -46,39 +46,20 @@ class Runs:
 
 def read_runs(folder: Path) -> Runs:
     """Read the runs below a folder, sorted by their names; unreadable runs are reported on standard error."""
-    info, settings, metrics = [], [], []
+    rows = []
     for path in sorted(run_record.find_runs(folder), key=lambda path: _natural_order(str(path))):
         try:
-            row, values, scores = _read(path)
+            rows.append(_read(path))
         except (OSError, ValueError) as error:
             print(f"{path} is left out: {error}", file=sys.stderr)
-        else:
-            info.append(row)
-            settings.append(values)
-            metrics.append(scores)
-    columns = ["folder", "status", "message", "monitor", "mode", "seconds", "parameters", "overridden", "record"]
-    runs = Runs(
-        pd.DataFrame(info, columns=columns),
-        pd.DataFrame(settings, index=range(len(info)), dtype=object).fillna(""),
-        pd.DataFrame(metrics, index=range(len(info)), dtype=float),
-    )
-    usual = runs.info["monitor"].dropna().mode()
-    runs.info["monitor"] = runs.info["monitor"].fillna(usual[0] if len(usual) else "val/loss")
-    return runs
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty without the file.
-
-    **Raises:** `ValueError` that names the file if it holds anything else.
-    """
-    try:
-        content = json.loads(path.read_bytes()) if path.exists() else {}
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} is damaged: {error}.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.name} holds no object.")
-    return content
+    index = range(len(rows))
+    info = pd.DataFrame([row[0] for row in rows], index=index, columns=COLUMNS)
+    info = info.astype({"seconds": float, "parameters": float})
+    usual = info["monitor"].dropna().mode()  # a run that was killed at its start has recorded none
+    info["monitor"] = info["monitor"].fillna(usual[0] if len(usual) else "val/loss")
+    settings = pd.DataFrame([row[1] for row in rows], index=index, dtype=object).fillna("")
+    metrics = pd.DataFrame([row[2] for row in rows], index=index, dtype=float)
+    return Runs(info, settings, metrics.replace([math.inf, -math.inf], math.nan))
 
 
 def differing(runs: Runs) -> list[str]:
@@ -124,55 +105,38 @@ def higher_is_better(runs: Runs, metric: str) -> bool:
     return modes.iloc[0] == "max" if len(modes) else "accuracy" in quantity
 
 
-def common(runs: Runs, shown: list[str]) -> str:
-    """`, all with data=hello model=char`: the main settings that all runs share, but for those that are shown."""
-    by_hand = dict.fromkeys(key for keys in runs.info["overridden"] for key in keys)
-    keys = [key for key in dict.fromkeys([*GROUPS[:5], *by_hand]) if key not in ("seed", "callbacks", "logger", *shown)]
-    same = {key: runs.settings[key][0] for key in keys if key in runs.settings and runs.settings[key].nunique() == 1}
-    shared = " ".join(f"{key}={shorten(text)}" for key, text in same.items() if text not in ("", "null"))
-    return f",{' all' * (len(runs) > 1)} with {shared}" if shared else ""
-
-
 def shorten(text: str) -> str:
     """A setting on one line of at most 60 characters, with at most four digits."""
     text = " ".join(text.split())
     if re.fullmatch(r"-?\d*\.\d{5,}|-?[\d.]{6,}e[-+]?\d+", text):
         return f"{float(text):.4g}"
-    return text if len(text) <= 60 else f"…{text[-59:]}" if "/" in text else f"{text[:59]}…"
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, str], dict[str, float]]:
     """The rows of a run in `info`, `settings` and `metrics`."""
-    record = read_json(folder / run_record.FILE)
+    record = run_record.read(folder)
     status = run_record.status(record)
-    if status not in STATUSES or not isinstance(record.get("settings"), dict):
+    if status not in STATUSES:
         raise ValueError(f"{run_record.FILE} is not the record of a run.")
-    overrides = [str(override).lstrip("+~").partition("=") for override in record.get("overrides") or ()]
+    overrides = [override.lstrip("+~").partition("=") for override in record["overrides"]]
     given = {key.partition("@")[0]: _text(value) for key, _, value in overrides if key not in IGNORED}
     # a run that was killed early has recorded nothing but its overrides
-    settings = {key: _text(value) for key, value in record["settings"].items()} or given
-    monitor = record.get("monitor")
-    metrics = {name: _number(value) for name, value in read_json(folder / "metrics.json").items()}
-    if monitor and not math.isnan(score := _number(record.get("score"))):
-        metrics.setdefault(monitor, score)
-    info = {
-        "folder": folder, "status": status, "message": str(record.get("message") or ""), "monitor": monitor,
-        "mode": record.get("mode"), "seconds": _number(record.get("seconds")),
-        "parameters": _number(record.get("parameters")), "overridden": list(given), "record": record,
-    }  # fmt: skip
-    return info, {key: text for key, text in settings.items() if key not in IGNORED}, metrics
-
-
-def _number(value: Any) -> float:
-    return value if isinstance(value, int | float) and math.isfinite(value) else math.nan
+    settings = {key: _text(value) for key, value in record["settings"].items() if key not in IGNORED} or given
+    path = folder / "metrics.json"
+    metrics = json.loads(path.read_bytes()) if path.exists() else {}
+    if record.get("score") is not None:
+        metrics.setdefault(record["monitor"], record["score"])
+    info = {**record, "folder": folder, "status": status, "overridden": list(given), "record": record}
+    return info, settings, metrics
 
 
 def _text(value: Any) -> str:
     """A setting as on the command line; 1, 1.0 and 1e0 are the same."""
-    if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", value):
-        value = pd.to_numeric(value, errors="coerce") if value.count(".") < 2 else value
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", value):
+        value = float(value)
     if isinstance(value, str):
-        return value.encode(errors="replace").decode()
+        return value
     return f"{value:.17g}" if isinstance(value, float) and value.is_integer() else json.dumps(value, default=str)
 
 
