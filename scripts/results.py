@@ -2,7 +2,6 @@
 
 import os
 import sys
-from itertools import pairwise
 
 import hydra
 from omegaconf import DictConfig
@@ -12,12 +11,8 @@ from rnnlab.utils.errors import require
 
 
 def take_folders() -> list[str]:
-    """Take what is no key=value, no flag and no value of a flag off the command line: Hydra's grammar rejects paths."""
-    words = [
-        word
-        for before, word in pairwise(sys.argv)
-        if not word.startswith("-") and (not before.startswith("-") or "=" in before)
-    ]
+    """Take what is a folder, or no key=value and no flag, off the command line: Hydra's grammar rejects paths."""
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
     folders = [word for word in words if "=" not in word or os.path.isdir(word)]
     for folder in folders:
         sys.argv.remove(folder)

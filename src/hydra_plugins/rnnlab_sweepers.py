@@ -38,7 +38,8 @@ class Grid(Sweeper):
             for override in overrides:
                 discrete = not override.is_sweep_override() or override.is_discrete_sweep()
                 require(discrete, f"{override.input_line}: only a search chooses from an interval. Add sweep=optuna.")
-            grid = list({identity(job): job for job in combinations(overrides)}.values())
+            choices = [_choices(override) for override in overrides]
+            grid = list({identity(list(job)): list(job) for job in product(*choices)}.values())
             jobs = Jobs(self.launcher, self.hydra_context, self.config)
             jobs.check(grid)
             start_progress(folder, len(grid), jobs.num_finished(grid))
@@ -87,12 +88,9 @@ class Optuna(Grid):
             report(folder, advice="They count as trials: hydra.sweeper.n_trials=N makes more of them.")
 
 
-def combinations(overrides: list[Override]) -> list[list[str]]:
-    """The overrides of each job of a grid."""
-    choices: dict[str, list[str]] = {}
-    for override in overrides:
-        key = override.get_key_element()
-        swept = override.is_sweep_override()
-        values = override.sweep_string_iterator() if swept else [override.get_value_element_as_str()]
-        choices[key] = [f"{key}={value}" for value in values]
-    return list(map(list, product(*choices.values())))
+def _choices(override: Override) -> list[str]:
+    """What an override sets in the jobs of a grid."""
+    key = override.get_key_element()
+    swept = override.is_sweep_override()
+    values = override.sweep_string_iterator() if swept else [override.get_value_element_as_str()]
+    return [f"{key}={value}" for value in values]

@@ -68,20 +68,20 @@ class Jobs:
 
     def _launch(self, jobs: list[Job]) -> None:
         """Launch jobs in the folders they have, and others in the folders that Hydra makes of the next numbers."""
+        if not jobs:
+            return
         arguments = [job for job in jobs if identity(job) not in self.folders]
         for job in jobs:
             if folder := self.folders.get(identity(job)):
                 subdir = quoted(str(folder.relative_to(self.folder)))
                 arguments.append([*job, f"hydra.sweep.subdir={subdir}"])
-        if not jobs:
-            return
         try:
             self.launcher.launch(arguments, initial_job_idx=self._next_number())
         finally:
             self._find_folders()
 
     def _next_number(self) -> int:
-        numbers = [path.name.partition("_")[0] for path in (*self.folder.glob("*/"), *self.folders.values())]
+        numbers = [path.name.partition("_")[0] for path in self.folder.glob("*/")]
         return max((int(number) + 1 for number in numbers if number.isdigit()), default=0)
 
     def _find_folders(self) -> None:
@@ -104,9 +104,7 @@ class Jobs:
         if record and (run_record.status(record) not in ("running", "killed") or self._is_alive(job)):
             return
         folder = self.folders.setdefault(identity(job), self.folder / str(self._next_number()))
-        message = "left no record: killed at its start, or hydra.sweep.subdir is the same for several jobs"
-        if record:
-            message = record.get("message") or "killed, perhaps for its memory"
+        message = record.get("message") or "killed, perhaps for its memory"
         content = {"overrides": job, "settings": {}, **record, "status": "killed", "message": message}
         run_record.write(folder, content)
 

@@ -34,17 +34,17 @@ def plot_runs(runs: Runs, metric: str | None = None, x: str | None = None, hue: 
     others = ", ".join(sorted(set(heads[scored]) - {metric}))
     left_out = f"not shown: {(heads != metric).sum()} of {len(runs)} runs, compared by {others}" if others else ""
     runs = runs.select(heads == metric)
+    settings = runs.settings.map(shorten).replace("", "none")
     table = pd.DataFrame({"score": runs.final(metric) if metric in runs.metrics else math.nan}, index=runs.info.index)
     keys = differing(runs)
     if x is None:
-        numeric = {key: _numbers(runs.settings[key]).notna().all() for key in keys}
-        x = max(keys, key=lambda key: (numeric[key], runs.settings[key].nunique()), default=None)
+        x = max(keys, key=lambda key: (_is_numeric(settings[key]), settings[key].nunique()), default=None)
     lines = [hue] if hue else [key for key in keys if key != x]
-    table["x"] = runs.settings.get(x, "")
-    table["line"] = runs.settings[lines].apply(_label, axis=1) if lines else ""
+    table["x"] = settings.get(x, "")
+    table["line"] = settings[lines].apply(_label, axis=1) if lines else ""
     is_search = table["line"].nunique() > MAX_LINES  # every run is a setting of its own
     hue = lines[0] if is_search else ", ".join(lines) or str(x)
-    by_color = runs.settings[hue] if is_search else table["line"] if lines else table["x"]
+    by_color = settings[hue] if is_search else table["line"] if lines else table["x"]
     if is_search:
         table["line"] = ""
     name, curves = _curves(runs, metric)
@@ -58,7 +58,7 @@ def plot_runs(runs: Runs, metric: str | None = None, x: str | None = None, hue: 
         _draw_scores(axes["scores"], table.assign(color=colors).dropna(subset="score"), lines and not is_search)
         axes["scores"].set(xlabel=x, ylabel=metric)
     if "curves" in axes:
-        several = lines and not is_search and _numbers(table["x"]).notna().all()
+        several = lines and not is_search and _is_numeric(table["x"])
         strong = _best_setting(table, higher_is_better(runs, metric)) if several else set(curves)
         _draw_curves(axes["curves"], curves, colors, strong)
         axes["curves"].set(xlabel="step", ylabel=name)
@@ -73,8 +73,9 @@ def plot_runs(runs: Runs, metric: str | None = None, x: str | None = None, hue: 
 
 def _colors(values: pd.Series, figure: Figure, axes: Axes, title: str) -> pd.Series:
     """A color for each run, explained by a legend or, where there are many numbers, by a bar."""
-    numbers, distinct = _numbers(values), values.unique()
-    if len(distinct) > MAX_LINES and numbers.notna().all():
+    distinct = values.unique()
+    if len(distinct) > MAX_LINES and _is_numeric(values):
+        numbers = values.astype(float)
         norm = (LogNorm if _is_wide(numbers) else Normalize)(numbers.min(), numbers.max())
         mappable = ScalarMappable(norm, "viridis")
         figure.colorbar(mappable, ax=axes, label=title)
@@ -82,25 +83,21 @@ def _colors(values: pd.Series, figure: Figure, axes: Axes, title: str) -> pd.Ser
     palette = {text: matplotlib.colormaps["tab10"](place % 10) for place, text in enumerate(distinct)}
     if 1 < len(distinct) <= 2 * MAX_LINES:
         handles = [Line2D([], [], color=color, marker="o") for color in palette.values()]
-        names = [shorten(text) or "none" for text in distinct]
-        figure.legend(handles, names, loc="outside right upper", title=title, frameon=False)
+        figure.legend(handles, distinct, loc="outside right upper", title=title, frameon=False)
     return values.map(palette)
 
 
 def _draw_scores(axes: Axes, table: pd.DataFrame, joined: Any) -> None:
     """The mean and standard deviation at each setting, `joined` to lines, and every run as a faint dot."""
-    numbers = _numbers(table["x"])
-    is_numeric = numbers.notna().all()
+    is_numeric = _is_numeric(table["x"])
     names = list(table["x"].unique())
-    table["place"] = numbers if is_numeric else table["x"].map(names.index)
-    if is_numeric and _is_wide(numbers):
+    table["place"] = table["x"].astype(float) if is_numeric else table["x"].map(names.index)
+    if is_numeric and _is_wide(table["place"]):
         axes.set_xscale("log")
-    if is_numeric and len(names) <= MAX_LINES:
-        axes.set_xticks(sorted(numbers.unique()), [f"{number:g}" for number in sorted(numbers.unique())])
-        axes.minorticks_off()
-    elif not is_numeric:
+    if len(names) <= MAX_LINES or not is_numeric:
         rotation = 30 if sum(map(len, names)) > 60 else 0
-        axes.set_xticks(range(len(names)), [shorten(name) or "none" for name in names], rotation=rotation)
+        axes.set_xticks(table["place"].unique(), names, rotation=rotation)
+        axes.minorticks_off()
     axes.scatter(table["place"], table["score"], c=list(table["color"]), s=14, alpha=0.5, linewidths=0)
     for (_, color), line in table.groupby(["line", "color"], sort=False):
         means = line.groupby("place")["score"].agg(["mean", "std"])
@@ -113,9 +110,9 @@ def _draw_scores(axes: Axes, table: pd.DataFrame, joined: Any) -> None:
 def _draw_curves(axes: Axes, curves: dict[int, Any], colors: pd.Series, strong: set[int]) -> None:
     """A line for each run; those at the best setting of their line are strong."""
     for run, (steps, values) in curves.items():
-        is_strong = run in strong
-        axes.plot(steps, values, color=colors[run], linewidth=1.4 if is_strong else 0.7,
-                  alpha=0.9 if is_strong else 0.35, marker="." if len(steps) == 1 else None)  # fmt: skip
+        width, alpha = (1.4, 0.9) if run in strong else (0.7, 0.35)
+        marker = "." if len(steps) == 1 else None
+        axes.plot(steps, values, color=colors[run], linewidth=width, alpha=alpha, marker=marker)
     if len(strong) < len(curves):
         axes.set_title("strong: the best setting of each")
 
@@ -143,14 +140,13 @@ def _curves(runs: Runs, metric: str) -> tuple[str, dict[int, Any]]:
 
 def _label(settings: pd.Series) -> str:
     """`gru, hidden_size=16`."""
-    texts = {key: shorten(text) or "none" for key, text in settings.items()}
-    if len(texts) == 1:
-        return next(iter(texts.values()))
-    return ", ".join(f"{key.rpartition('.')[2]}={text}" if "." in key else text for key, text in texts.items())
+    if len(settings) == 1:
+        return settings.iloc[0]
+    return ", ".join(f"{key.rpartition('.')[2]}={text}" if "." in key else text for key, text in settings.items())
 
 
-def _numbers(texts: pd.Series) -> pd.Series:
-    return pd.to_numeric(texts, errors="coerce")
+def _is_numeric(texts: pd.Series) -> bool:
+    return pd.to_numeric(texts, errors="coerce").notna().all()
 
 
 def _is_wide(values: Any) -> bool:

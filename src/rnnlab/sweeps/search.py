@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import Override
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -46,7 +46,6 @@ def search(
     - `jobs`: runs the trials.
     - `overrides`: of all trials; those with several values are searched over.
     - `direction`: `"minimize"` or `"maximize"`.
-    - `monitor`: the metric.
 
     **Raises:** `UserError` for wrong settings, and if the database holds a search over other values.
     """
@@ -60,26 +59,15 @@ def search(
     may_change = ("trainer", "logger", "callbacks")
     rest = [setting for setting in sorted(fixed) if not setting.startswith(may_change)]
     _check_same(study, space, [*rest, f"monitor={monitor}", direction], storage)
-    trials: list[Any] = []
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):  # an interrupted search has left them
-        if set(trial.distributions) < set(space):
-            study.tell(trial.number, state=TrialState.FAIL)
-        else:
-            trials.append(trial)
+    trials: list[Any] = study.get_trials(states=(TrialState.RUNNING,))  # an interrupted search has left them
     start_progress(jobs.folder, n_trials, _num_over(study))
     while trials or _num_over(study) < n_trials:
         trials += [study.ask(space) for _ in range(min(n_jobs, n_trials - _num_over(study)) - len(trials))]
         batch = [[*fixed, *_chosen(trial), f"++trial={trial.number}"] for trial in trials]
         jobs.check(batch)
-        records = jobs.run(batch)
-        for trial, record in zip(trials, records, strict=True):
+        for trial, record in zip(trials, jobs.run(batch), strict=True):
             _tell(study, trial.number, record)
         trials = []
-        only_failed = {trial.state for trial in study.trials} == {TrialState.FAIL}
-        require(
-            not only_failed or len(study.trials) < 3,
-            f"All of {len(study.trials)} trials failed, the last with: {records[-1].get('message')}",
-        )
     if study.get_trials(states=(TrialState.COMPLETE,)):
         best = study.best_trial
         values = " ".join(_chosen(best))
@@ -118,12 +106,9 @@ def _chosen(trial: Trial | FrozenTrial) -> Job:
 def _distribution(override: Override) -> BaseDistribution:
     """`interval(a,b)`, `range(a,b,step)` or a list of values as a distribution of Optuna's."""
     sweep: Any = override.value()
-    first: Any
-    last: Any
-    step: Any
-    if isinstance(sweep, IntervalSweep):
+    if override.is_interval_sweep():
         first, last, step = sweep.start, sweep.end, None
-    elif isinstance(sweep, RangeSweep):
+    elif override.is_range_sweep():
         values = list(sweep.range())
         first, last, step = values[0], round(values[-1], 10), abs(sweep.step)  # floats have been added up
     else:
@@ -142,11 +127,10 @@ def _check_same(study: optuna.Study, space: dict[str, BaseDistribution], rest: l
     lists = {key: ",".join(getattr(space[key], "choices", ["..."])) for key in sorted(space)}
     now = [*rest, *(f"{key}={values}" for key, values in lists.items())]
     before = study.user_attrs.get("search", now)
-    there = " ".join(setting for setting in before if setting not in now)
-    here = " ".join(setting for setting in now if setting not in before)
+    there, here = sorted(set(before) - set(now)), sorted(set(now) - set(before))
     require(
         before == now,
-        f"{storage} holds another search: {there or 'nothing'} there, {here or 'nothing'} here. "
-        "Continue with the same, or choose another hydra.sweep.dir.",
+        f"{storage} holds another search: {' '.join(there)} there, {' '.join(here)} here. Continue with the same, or "
+        "choose another hydra.sweep.dir.",
     )
     study.set_user_attr("search", now)

@@ -35,11 +35,7 @@ def process_group(trainer: pl.Trainer, *overrides: str) -> Iterator[None]:
     Lightning would start them with `sys.argv`, in a sweep the whole sweep, and connect them by a `TCPStore`, which
     listens on all networks. Here they run this job alone, and meet in a file. Those of srun are left to Lightning.
 
-    **Arguments:**
-
-    - `overrides`: more settings for the processes that are started.
-
-    **Raises:** `Lost` if the connection to another process is lost.
+    `overrides` are more settings for those. Raises `Lost` if the connection to another process is lost.
     """
     if not isinstance(trainer.strategy, ParallelStrategy):
         yield
@@ -65,7 +61,8 @@ def process_group(trainer: pl.Trainer, *overrides: str) -> Iterator[None]:
         yield
         finished = True
     except Exception as error:
-        if is_connection_loss(error):
+        # gloo has no type of its own for a lost connection
+        if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower()):
             time.sleep(1)  # the system reports the end of a process later than that of a connection
             error = Lost(f"{children.describe_lost()} The checkpoints are intact: go on with ckpt=last.")
         if os.environ.get("LOCAL_RANK", "0") != "0" and explain(error):
@@ -81,25 +78,16 @@ def process_group(trainer: pl.Trainer, *overrides: str) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def is_connection_loss(error: Exception) -> bool:
-    """Whether an exception says that the connection to another process is lost; gloo has no type for it."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
-
-
 def _connect(trainer: pl.Trainer, store: dist.Store, rank: int, world_size: int) -> None:
     """Make the default process group, which Lightning uses where there is one."""
     strategy: Any = trainer.strategy
     on_gpu = strategy.root_device.type == "cuda"
     if on_gpu:
         torch.cuda.set_device(strategy.root_device)
-    dist.init_process_group(
-        strategy.process_group_backend or ("nccl" if on_gpu else "gloo"),
-        timeout=default_pg_timeout,
-        world_size=world_size,
-        rank=rank,
-        store=store,
-        device_id=strategy.root_device if on_gpu else None,
-    )
+    backend = strategy.process_group_backend or ("nccl" if on_gpu else "gloo")
+    device = strategy.root_device if on_gpu else None
+    timeout = default_pg_timeout  # as in Lightning; that of nccl is shorter
+    dist.init_process_group(backend, None, timeout, world_size, rank, store, device_id=device)
 
 
 def _command(overrides: tuple[str, ...]) -> list[str]:

@@ -46,11 +46,9 @@ class Stop(pl.Callback):
     """Ends training at a signal after the current step, with `last.ckpt` saved and exit code 128 + the signal.
 
     Collective operations are not safe in a signal handler, so that it only notes the signal. After each step the
-    processes start to compute the maximum of their signals, and read it after the next; then all save and end. In the
-    same way they agree that a checkpoint is due. The same signal, more than a second later, ends a process at once.
-    SIGUSR1 and SIGUSR2, Slurm's warning of a time limit, also requeue the job.
-
-    **Raises:** `Stopped`, on every rank, after the checkpoint is written.
+    processes start to compute the maximum of their signals, and read it after the next; then all save and raise
+    `Stopped`. In the same way they agree that a checkpoint is due. The same signal, more than a second later, ends a
+    process at once. SIGUSR1 and SIGUSR2, Slurm's warning of a time limit, also requeue the job.
     """
 
     def __init__(self, keeper: BestAndLast):
