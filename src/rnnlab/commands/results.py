@@ -17,10 +17,7 @@ FORMATS = ("rich", "markdown", "csv")
 def results(cfg: DictConfig, literal: dict[str, str]) -> None:
     """Print a table of the runs below a folder, and draw a figure of them.
 
-    **Arguments:**
-
-    - `cfg`: the composed `results.yaml`.
-    - `literal`: values of `logs` and `plot`, as they stand on the command line.
+    `literal` are values of `logs` and `plot`, as they stand on the command line.
 
     **Raises:** `UserError` if there is no run, or none that has the settings or the metric.
     """
@@ -31,9 +28,8 @@ def results(cfg: DictConfig, literal: dict[str, str]) -> None:
     folder = Path(settings["logs"])
     runs = read_runs(folder)
     require(len(runs) > 0, f"logs={folder}: there is no run below it, no folder with a readable run.json.")
-    measured = ", ".join(measured_by(runs)) or "nothing yet"
     known = metric is None or metric in runs.metrics
-    require(known, f"metric={metric}: no run below logs={folder} has it. What they measured: {measured}.")
+    require(known, f"metric={metric}: no run has it. They measured: {', '.join(measured_by(runs)) or 'nothing yet'}.")
     try:
         if rows is not None:
             print_cross_table(runs, rows, columns, metric, form)
@@ -45,8 +41,7 @@ def results(cfg: DictConfig, literal: dict[str, str]) -> None:
     if (path := settings["plot"]) is not None:
         from rnnlab.sweeps.plots import plot_runs  # matplotlib takes longer than all the rest
 
-        figure = plot_runs(runs, metric, rows, columns)
-        if figure is None:
+        if (figure := plot_runs(runs, metric, rows, columns)) is None:
             raise UserError(f"plot={path}: no run has a result or a curve to be drawn.")
         try:
             figure.savefig(path, dpi=110)

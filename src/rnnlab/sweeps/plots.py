@@ -19,12 +19,9 @@ MAX_POINTS = 1000  # of a curve
 
 
 def plot_runs(runs: Runs, metric: str | None = None, x: str | None = None, hue: str | None = None) -> Figure | None:
-    """Draw a metric over one setting, a line for each value of the others, and the learning curves beside it.
+    """Draw a metric over the setting `x`, a line for each value of `hue`, and the learning curves beside it.
 
-    **Arguments:**
-
-    - `metric`: `None` takes the one by which most runs are compared.
-    - `x`, `hue`: the setting on the x-axis, and the one with a line for each value; `None`: they are chosen.
+    What is `None` is chosen: the metric by which most runs are compared, the setting with most values.
 
     **Returns:** `None` if no run has a result or a curve.
     """

@@ -45,16 +45,10 @@ def summarise(folder: Path) -> list[dict[str, Any]]:
 
 
 def tabulate(runs: Runs, fold: bool, metric: str | None = None) -> pd.DataFrame:
-    """A line for each setting of the runs, the best first and lines without a result last.
+    """A line for each setting of the runs or, without `fold`, for each run: the best first, those without a result last.
 
-    **Arguments:**
-
-    - `fold`: runs that differ by seed only are one line, with mean and standard deviation over finished runs;
-      otherwise each run is one.
-    - `metric`: what is measured and sorted by; `None` is all metrics, and the `headline` of each monitor.
-
-    **Returns:** the differing settings, `runs` and `finished` (or `seed`), metrics (with `METRIC_std`), `seconds`,
-    `parameters`, `status` (and `message`, `folder`).
+    With `fold`, runs that differ by seed only are one line, with the mean and standard deviation of those that are
+    finished. Lines are sorted by `metric`; `None` is all metrics, and the `headline` of each monitor.
     """
     shown, info = differing(runs), runs.info
     keys = [info["monitor"], *(runs.settings[key] for key in shown)]
@@ -98,9 +92,10 @@ def print_table(runs: Runs, folder: Path, form: str, fold: bool, metric: str | N
     elif form == "markdown":
         _print_markdown(_formatted(table, shown, metrics[:4], folder))
     else:
-        first = runs.settings.iloc[0]
-        same = [key for key in GROUPS[:5] if key not in shown and first.get(key, "") not in ("", "null")]
-        print(f"{len(runs)} runs, all with {' '.join(f'{key}={shorten(first[key])}' for key in same)}")
+        same = [key for key in GROUPS[:5] if key in runs.settings and runs.settings[key].nunique() == 1]
+        shared = {key: runs.settings[key][0] for key in same if runs.settings[key][0] not in ("", "null")}
+        many = "s, all" if len(runs) > 1 else ","
+        print(f"{len(runs)} run{many} with {' '.join(f'{key}={shorten(text)}' for key, text in shared.items())}")
         console = Console()
         width = console.width if console.is_terminal else 120
         number = runs.info["monitor"].nunique()  # at least what each line is sorted by

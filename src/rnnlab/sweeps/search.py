@@ -38,14 +38,8 @@ def search(
 ) -> None:
     """Run trials until `n_trials` are over, and print the best.
 
-    Trials that an interrupted search has left unfinished come first. The settings are those of
-    conf/hydra/sweeper/optuna.yaml.
-
-    **Arguments:**
-
-    - `jobs`: runs the trials.
-    - `overrides`: of all trials; those with several values are searched over.
-    - `direction`: `"minimize"` or `"maximize"`.
+    Trials that an interrupted search has left unfinished come first. `overrides` with several values are searched
+    over; the settings are those of conf/hydra/sweeper/optuna.yaml.
 
     **Raises:** `UserError` for wrong settings, and if the database holds a search over other values.
     """
@@ -69,8 +63,7 @@ def search(
             _tell(study, trial.number, record)
         trials = []
     if study.get_trials(states=(TrialState.COMPLETE,)):
-        best = study.best_trial
-        values = " ".join(_chosen(best))
+        best, values = study.best_trial, " ".join(_chosen(study.best_trial))
         print(f"The best of {_num_over(study)} trials is number {best.number}, {best.value:.6g}: {values}")
 
 
@@ -99,12 +92,12 @@ def _tell(study: optuna.Study, number: int, record: dict[str, Any]) -> None:
 
 def _chosen(trial: Trial | FrozenTrial) -> Job:
     """The values of a trial as overrides."""
-    values = {key: f"{value:.10g}" if isinstance(value, float) else value for key, value in trial.params.items()}
-    return [f"{key}={value}" for key, value in values.items()]
+    values = trial.params.items()
+    return [f"{key}={f'{value:.10g}' if isinstance(value, float) else value}" for key, value in values]
 
 
 def _distribution(override: Override) -> BaseDistribution:
-    """`interval(a,b)`, `range(a,b,step)` or a list of values as a distribution of Optuna's."""
+    """`interval(a,b)`, `range(a,b,step)` or a list of values for Optuna."""
     sweep: Any = override.value()
     if override.is_interval_sweep():
         first, last, step = sweep.start, sweep.end, None

@@ -52,10 +52,7 @@ def is_restart() -> bool:
 
 
 def set_world_size(trainer: Any) -> None:
-    """Under torchrun or srun, set a trainer's `devices` and `num_nodes` to the number of processes.
-
-    **Raises:** `UserError` in a Slurm job of several tasks that was started without srun.
-    """
+    """Under torchrun or srun, set a trainer's `devices` and `num_nodes` to the number of processes."""
     if under_torchrun():
         trainer.devices = int(os.environ["LOCAL_WORLD_SIZE"])
         trainer.num_nodes = int(os.environ["WORLD_SIZE"]) // trainer.devices
@@ -74,16 +71,11 @@ def set_world_size(trainer: Any) -> None:
 
 
 def share_start_time() -> None:
-    """Set `RNNLAB_START`, part of the name of a run's folder, to the same value in all processes of torchrun or srun.
-
-    A restarted job gets the same value again, so that it finds its checkpoints.
-    """
-    if not under_external_launcher():
-        return
+    """Set `RNNLAB_START`, part of a run's folder, to one value in all processes of torchrun or srun, and in restarts."""
     if under_torchrun():
         now = f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
         os.environ["RNNLAB_START"] = torchrun_store().compare_set("rnnlab/start", "", now).decode()
-    else:
+    elif under_external_launcher():
         os.environ["RNNLAB_START"] = f"slurm_{os.environ['SLURM_JOB_ID']}_{os.environ['SLURM_STEP_ID']}"
 
 
