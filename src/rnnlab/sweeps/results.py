@@ -45,7 +45,7 @@ def summarise(folder: Path) -> list[dict[str, Any]]:
 
 
 def tabulate(runs: Runs, fold: bool, metric: str | None = None) -> pd.DataFrame:
-    """A line for each setting of the runs or, without `fold`, for each run: the best first, those without a result last.
+    """A line for each setting of the runs or, without `fold`, for each run, the best first.
 
     With `fold`, runs that differ by seed only are one line, with the mean and standard deviation of those that are
     finished. Lines are sorted by `metric`; `None` is all metrics, and the `headline` of each monitor.

@@ -71,7 +71,7 @@ def set_world_size(trainer: Any) -> None:
 
 
 def share_start_time() -> None:
-    """Set `RNNLAB_START`, part of a run's folder, to one value in all processes of torchrun or srun, and in restarts."""
+    """Set `RNNLAB_START`, in the name of a run's folder, to one value in all processes and restarts of a job."""
     if under_torchrun():
         now = f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
         os.environ["RNNLAB_START"] = torchrun_store().compare_set("rnnlab/start", "", now).decode()
