@@ -6,6 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 import optuna
 from lightning.pytorch.trainer.states import TrainerFn
+from optuna.pruners import BasePruner, NopPruner
 
 from rnnlab.sweeps.search import STUDY, database
 from rnnlab.utils.errors import Pruned
@@ -19,18 +20,11 @@ class Pruning(pl.Callback):
 
     state_key = "pruning"  # does not depend on the name of the class
 
-    def __init__(
-        self,
-        monitor: str,
-        storage: str | None,
-        folder: str,
-        trial: int | None,
-        pruner: optuna.pruners.BasePruner | None,
-    ):
+    def __init__(self, monitor: str, storage: str | None, folder: str, trial: int | None, pruner: BasePruner | None):
         self.monitor = monitor
         self.storage = storage or database(Path(folder))
         self.number = trial
-        self.pruner = pruner or optuna.pruners.NopPruner()
+        self.pruner = pruner or NopPruner()
         self.validations = 0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
