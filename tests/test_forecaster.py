@@ -313,7 +313,7 @@ def test_what_is_known_ahead_is_given_by_further_rows(script, tmp_path):
     ckpt = trained.folder / "checkpoints" / "best.ckpt"
     refused = script("forecast", f"ckpt={ckpt}", check=False)
     assert refused.returncode == 1
-    assert "Series north ends without holiday" in refused.stderr
+    assert "The file ends without holiday" in refused.stderr
     assert "next 6 steps" in refused.stderr
     frame = pd.read_csv(SERIES)
     for holiday in (0, 1):

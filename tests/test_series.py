@@ -218,7 +218,7 @@ def test_gaps_are_refused_with_their_rows(tmp_path):
     with pytest.raises(UserError) as raised:
         data_of(holes(tmp_path), time="day")
     message = str(raised.value)
-    assert "has gaps: no row for 2024-01-11 to 2024-01-13 after row 10, no y in row 18." in message
+    assert "has gaps, which begin at 2024-01-11 (after row 10), 2024-01-21 (after row 17)." in message
     assert "data.fill=linear" in message
 
 
@@ -409,11 +409,11 @@ def test_a_file_that_is_no_table(refused, tmp_path):
     for name, content, words in (
         ("noise.parquet", bytes(range(256)), "noise.parquet: "),
         ("noise.csv", bytes(range(256)), "'utf-8' codec can't decode byte 0x80 in position 128"),
-        ("empty.csv", b"", "has to begin with the names of its columns"),
+        ("empty.csv", b"", "No columns to parse from file"),
         ("header.csv", b"y\n", "has no rows"),
         ("wide.csv", b"y,z\n" + b"1,1,7\n" * 40, "Expected 2 fields in line 2, saw 3"),
         ("decimals.csv", b"y,z\n" + b"1,1\n" * 40 + b"4,5,7\n", "Expected 2 fields in line 42, saw 3"),
-        ("twice.csv", b"y,z,y\n" + b"1,1,7\n" * 40, "more than one column y"),
+        ("twice.csv", b"y,z,y\n" + b"1,1,7\n" * 40, "column y more than once"),
     ):
         (tmp_path / name).write_bytes(content)
         assert words in refused(tmp_path / name)
@@ -433,20 +433,19 @@ NUMBERS, MONTHS = np.arange(40.0), months(40).astype(str)
     ("columns", "overrides", "words"),
     [
         ({"y": faulty(NUMBERS, "many", "1,5")}, (), "y has cells that are not numbers: row 7 (many), row 8 (1,5)."),
-        ({"y": faulty(NUMBERS, np.nan, np.nan)}, (), "no y in row 7, no y in row 8. Complete the file, or"),
+        ({"y": faulty(NUMBERS, np.nan, np.nan)}, (), "has gaps, which begin at 7 (after row 6). Complete the file, or"),
         ({"y": faulty(NUMBERS, "inf", 1e39)}, ("data.fill=linear",), "has infinite cells: row 7 (inf), row 8 (1e+39)."),
-        ({"t": NUMBERS[::-1]}, ("data.time=t",), "row 2 (38.0) is not later than row 1 (39.0)"),
-        ({"m": faulty(MONTHS, "2020-06-01")}, ("data.time=m",), "row 7 (2020-06-01) is not later than row 6"),
-        ({"m": faulty(MONTHS, "2020-05-31")}, ("data.time=m",), "row 7 (2020-05-31) is not later than row 6"),
+        ({"t": NUMBERS[::-1]}, ("data.time=t",), "not later than the one before: row 2 (38.0)"),
+        ({"m": faulty(MONTHS, "2020-06-01")}, ("data.time=m",), "not later than the one before: row 7 (2020-06-01)"),
+        ({"m": faulty(MONTHS, "2020-05-31")}, ("data.time=m",), "not later than the one before: row 7 (2020-05-31)"),
         ({"m": faulty(MONTHS, "soon")}, ("data.time=m",), "m has cells that are not dates: row 7 (soon)."),
         ({"m": months(12).strftime("%b-%y")}, ("data.time=m",), "m has cells that are not dates: row 1 (Jan-20)"),
         ({"m": months(40).strftime("%d/%m/%Y")}, ("data.time=m",), "set data.dayfirst=true or false"),
         ({"t": faulty(NUMBERS, np.inf)}, ("data.time=t",), "t has cells that are not times: row 7 (inf)"),
         ({"t": [*range(39), 10**13]}, ("data.time=t", "data.fill=linear"), "not evenly spaced"),
-        ({"y": 1e9 + np.sin(NUMBERS)}, (), "subtract a constant from it"),
         ({"i": faulty(NUMBERS, None)}, ("data.series_id=i",), "i has empty cells: row 7."),
         ({}, ("data.calendar=[month]",), "data.calendar=['month'] needs dates"),
-        ({"t": NUMBERS}, ("data.time=t", "data.calendar=[month]"), "data.calendar=['month'] needs dates: t has none."),
+        ({"t": NUMBERS}, ("data.time=t", "data.calendar=[month]"), "data.calendar=['month'] needs dates"),
         ({"x": NUMBERS}, ("data.covariates=[x]", "data.future_covariates=[x]"), "column x more than once"),
         ({}, ("model.log=true",), "model.log=true needs targets that are positive"),
         ({"x": NUMBERS}, ("model.head=recursive", "data.covariates=[x]"), "leave out covariates"),
@@ -458,11 +457,6 @@ NUMBERS, MONTHS = np.arange(40.0), months(40).astype(str)
 )  # fmt: skip
 def test_columns_and_settings_that_do_not_fit(columns, overrides, words, refused, tmp_path):
     assert words in refused(table(tmp_path, **columns), *overrides)
-
-
-def test_levels_that_float32_resolves(tmp_path):
-    data_of(table(tmp_path, y=np.full(40, 9.99)))
-    data_of(table(tmp_path, y=np.repeat([9.99, 10.49], 20)))
 
 
 def test_a_series_that_is_too_short(refused, tmp_path):

@@ -390,8 +390,8 @@ def test_the_standard_library_is_a_corpus(tmp_path):
     [
         (None, {}, ["there is no such file"]),
         (b"", {}, ["is empty"]),
-        (b"a" * 71, {}, ["too short, 71 characters", "4 streams", "data.seq_len=16", "need 73"]),
-        (b"a" * 100, {"split": (0.99, 0.01, 0)}, ["too short, 100 characters", "need 200"]),
+        (b"a" * 71, {}, ["too short, 71 characters", "4 streams", "data.seq_len=16"]),
+        (b"a" * 100, {"split": (0.99, 0.01, 0)}, ["too short, 100 characters"]),
         (b"abc\xe4" * 100, {}, ["byte 3 ", "0xe4", "data.unit=byte"]),
     ],
     ids=["missing", "empty", "short", "short for validation", "latin-1"],
@@ -413,8 +413,6 @@ def test_a_folder_without_texts(tmp_path):
     for pattern in ("*.txt", "/a/*.txt", "**.txt"):
         with pytest.raises(UserError, match=f"data.pattern={re.escape(pattern)}"):
             text_data(tmp_path, pattern=pattern)
-    with pytest.raises(UserError, match=r"data\.path= is empty"):
-        TextData("")
 
 
 def test_a_small_text_is_evaluated_whole(trained, script, tmp_path):
@@ -446,7 +444,7 @@ def test_errors_reach_the_user(script, tmp_path, trained):
         "train", *SMALL, f"data.path={tmp_path}/short.txt", "data.batch_size=32", "trainer=ddp_cpu", check=False
     )
     assert many.returncode == 1
-    assert re.fullmatch(r"Error: .*2,000 characters: 64 streams .* need 2,277\.\n", many.stderr)
+    assert re.fullmatch(r"Error: .*2,000 characters, .* 64 streams .*\.\n", many.stderr)
     others = ("cell=gru", "cell.hidden_size=17", "model.embedding=5")
     other = script("train", *SMALL, f"init_from={trained[1]}", *others, check=False)
     assert other.returncode == 1

@@ -24,11 +24,6 @@ from rnnlab.utils.console import tell
 from rnnlab.utils.errors import UserError, require, require_other_file
 from rnnlab.utils.files import write_atomically
 
-OTHER_TASKS = {
-    "tokens": " scripts/generate.py score=FILE out=TABLE gives the probability of each character of a text.",
-    "series": " scripts/forecast.py backtest=true out=TABLE writes forecasts and true values.",
-}
-
 
 def evaluate(cfg: DictConfig) -> None:
     """Test the checkpoint `cfg.ckpt`, on its own data or on `cfg.data`, and write predictions to `cfg.out` if given."""
@@ -38,9 +33,12 @@ def evaluate(cfg: DictConfig) -> None:
     quiet()
     use_tf32(False, cfg.trainer.precision)
     model, datamodule = checkpoint.load_parts(cfg.ckpt, data)
-    out = None if cfg.out is None else str(cfg.out)
+    out, ckpt = None if cfg.out is None else str(cfg.out), str(cfg.ckpt)
     if out is not None:
-        check_out(out, str(cfg.ckpt), model, datamodule)
+        message = f"out={out} takes predictions of model=classifier, ckpt={ckpt} holds a {type(model).__name__}."
+        require(isinstance(model, SequenceClassifier), message)
+        path = getattr(datamodule, "path", None)
+        require_other_file("out", out, ckpt=ckpt, **{"data.path": path and str(path)})
     datamodule.prepare_data()
     datamodule.setup("test")
     _check_same_sizes(model, datamodule)
@@ -56,7 +54,12 @@ def evaluate(cfg: DictConfig) -> None:
         if trainer.is_global_zero:
             report(trainer, model, datamodule, folder)
         if out is not None:
-            write_predictions(out, predictions(out, trainer, model, datamodule))
+            table = predictions(out, trainer, model, datamodule)
+            try:
+                write_atomically(Path(out), table.to_csv(index=False, float_format="%.9g"))
+            except OSError as error:
+                raise UserError(f"out={out} cannot be written: {error.strerror}.") from error
+            tell(f"predictions: {out}")
 
 
 def _check_same_sizes(model: Task, datamodule: SequenceData) -> None:
@@ -65,30 +68,16 @@ def _check_same_sizes(model: Task, datamodule: SequenceData) -> None:
         require(here == there, f"The data have {name} {here}, the checkpoint was trained for {there}.")
 
 
-def check_out(out: str, ckpt: str, model: Task, datamodule: SequenceData) -> None:
-    """Raise `UserError` if the checkpoint is of another task, or `out` is a file that is read."""
-    require(
-        isinstance(model, SequenceClassifier),
-        f"out={out} takes predictions of model=classifier, ckpt={ckpt} holds a {type(model).__name__}."
-        f"{OTHER_TASKS.get(model.kind, '')}",
-    )
-    path = getattr(datamodule, "path", None)
-    require_other_file("out", out, ckpt=ckpt, **{"data.path": path and str(path)})
-
-
 @torch.inference_mode()
 def predictions(out: str, trainer: pl.Trainer, model: Task, datamodule: SequenceData) -> pd.DataFrame:
     """A row for each label of the split that `trainer` has just scored.
 
     Columns are `sequence`, its id or its number from 0; `step`, from 1, if each step has a label; `label`, the true
-    one; `predicted`; and `p_CLASS`, the probability of each class. Steps without a label are left out.
-
-    **Raises:** `UserError` if nothing was scored.
+    one; `predicted`; and `p_CLASS`, the probability of each class.
     """
     split: Any = "test" if "test" in datamodule.splits else "val"
-    require(split in datamodule.splits, f"out={out}: the data have no validation or test split to predict.")
     scored = trainer.num_test_batches if split == "test" else trainer.num_val_batches
-    require(any(scored), f"out={out}: with trainer.limit_{split}_batches=0 nothing is predicted.")
+    require(split in datamodule.splits and any(scored), f"out={out}: there is no {split} batch to predict.")
     spec, dataset = model.spec, datamodule.splits[split]
     classes = np.array(spec.classes or range(spec.output_size), dtype=object)
     ids = datamodule.ids(split) if hasattr(datamodule, "ids") else range(len(dataset))  # type: ignore[arg-type]
@@ -112,12 +101,3 @@ def predictions(out: str, trainer: pl.Trainer, model: Task, datamodule: Sequence
         columns |= zip((f"p_{name}" for name in classes), probabilities.T, strict=True)
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables)
-
-
-def write_predictions(out: str, table: pd.DataFrame) -> None:
-    """Write a table; until it is complete, and after an error, `out` stays as it was."""
-    try:
-        write_atomically(Path(out), table.to_csv(index=False, float_format="%.9g"))
-    except OSError as error:
-        raise UserError(f"out={out} cannot be written: {error.strerror}.") from error
-    tell(f"predictions: {out}")

@@ -4,6 +4,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -25,12 +26,7 @@ PRINTED_ROWS = 40
 def forecast(cfg: DictConfig, literal: dict[str, str]) -> None:
     """Forecast the next steps of every series, or with `cfg.backtest` from every origin of the test split.
 
-    **Arguments:**
-
-    - `cfg`: the composed `forecast.yaml`.
-    - `literal`: `ckpt`, `data.path`, `out` and `plot` as they stand on the command line.
-
-    **Raises:** `UserError` for a checkpoint of another task, data that do not fit it, and files that cannot be written.
+    **Arguments:** the composed `forecast.yaml`; `ckpt`, `data.path`, `out` and `plot` as they are on the command line.
     """
     settings: dict[str, Any] = {**OmegaConf.to_container(cfg), **literal}  # type: ignore[dict-item]
     data, device, backtest, ckpt = (settings[key] for key in ("data", "device", "backtest", "ckpt"))
@@ -43,8 +39,8 @@ def forecast(cfg: DictConfig, literal: dict[str, str]) -> None:
     model, datamodule = checkpoint.load_parts(ckpt, data)
     if not isinstance(model, Forecaster):
         raise UserError(f"ckpt={ckpt} holds a {type(model).__name__}; forecasts need a run of model=forecaster.")
+    path = getattr(datamodule, "path", None)
     for key in ("out", "plot"):
-        path = getattr(datamodule, "path", None)
         require_other_file(key, settings[key], ckpt=ckpt, **{"data.path": path and str(path)})
     model = model.to(device).eval()
     windows = _test_windows(datamodule) if backtest else datamodule.latest_windows()
@@ -62,18 +58,14 @@ def forecast(cfg: DictConfig, literal: dict[str, str]) -> None:
         tell(f"{len(table) - PRINTED_ROWS:,} more rows: out=FILE writes all.")
 
 
-def _test_windows(datamodule: ForecastData) -> Windows:
-    """The windows of the test split, of the validation split if there is none."""
+def _test_windows(datamodule: ForecastData) -> Any:
     datamodule.setup("test")
-    splits: Any = datamodule.splits
-    require(len(splits) > 1, "backtest=true needs a test split: give data.test=STEPS.")
-    return splits.get("test") or splits["val"]
+    require("test" in datamodule.splits, "backtest=true needs a test split: give data.test=STEPS.")
+    return datamodule.splits["test"]
 
 
-def _table(windows: Windows, model: Forecaster, backtest: bool) -> Any:
-    """A DataFrame with a row for each step of each forecast, and with `backtest` the true values beside it."""
-    import pandas as pd  # other commands start faster without it
-
+def _table(windows: Windows, model: Forecaster, backtest: bool) -> pd.DataFrame:
+    """A row for each step of each forecast, and with `backtest` the true values beside it."""
     panel, horizon = windows.panel, len(windows.future)
     batches = windows.origins.split(BATCH_SIZE)
     values = torch.cat([model.forecast(windows.inputs(origins).to(model.device)).cpu() for origins in batches])

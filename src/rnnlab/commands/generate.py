@@ -3,12 +3,12 @@
 import csv
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch import Tensor
 
 from rnnlab.config.validate import check_parts
 from rnnlab.data.spec import IGNORED
@@ -27,7 +26,7 @@ from rnnlab.training import checkpoint
 from rnnlab.training.devices import use_tf32
 from rnnlab.utils.console import tell
 from rnnlab.utils.errors import UserError, printable, require, require_other_file
-from rnnlab.utils.files import open_file, read_text, reading
+from rnnlab.utils.files import read_text, reading
 
 STREAMS, SEQ_LEN = 32, 256  # sequences and characters that are scored at once
 progress = partial(track, transient=True, console=Console(stderr=True))
@@ -36,20 +35,12 @@ progress = partial(track, transient=True, console=Console(stderr=True))
 def generate(cfg: DictConfig, literal: dict[str, str]) -> None:
     """Continue a prompt with the model of a checkpoint, or score a text.
 
-    **Arguments:**
-
-    - `cfg`: the composed `generate.yaml`.
-    - `literal`: values of `ckpt`, `prompt`, `out` and `score`, as they stand on the command line.
-
-    **Raises:** `UserError` for a checkpoint of another task, characters that the model does not know, and files that
-    cannot be read or written.
+    **Arguments:** the composed `generate.yaml`; `ckpt`, `prompt`, `out` and `score` as they are on the command line.
     """
     check_parts(cfg)
-    given: Any = OmegaConf.to_container(cfg)
-    options = SimpleNamespace(**{**given, **literal})
+    options = SimpleNamespace(**{**OmegaConf.to_container(cfg), **literal})  # type: ignore[dict-item]
     require(options.ckpt != "???", "ckpt is needed: give ckpt=PATH. --help shows examples.")
-    if options.device == "cuda":
-        require(torch.cuda.is_available(), "device=cuda: torch finds no GPU. Use cpu.")
+    require(options.device == "cpu" or torch.cuda.is_available(), "device=cuda: torch finds no GPU. Use cpu.")
     use_tf32(False)
     require_other_file("out", options.out, ckpt=options.ckpt, score=options.score)
     model = checkpoint.load_model(checkpoint.load(options.ckpt), options.ckpt)
@@ -70,42 +61,43 @@ def generate(cfg: DictConfig, literal: dict[str, str]) -> None:
 
 def _generate(model: CharModel, options: SimpleNamespace) -> None:
     """Print texts, and write them to `out`, too: one as it is sampled, several when all are complete."""
-    prompt = options.prompt
+    prompt, number = options.prompt, options.num_samples
     if prompt == "-":
         with reading("prompt=-"):
             prompt = sys.stdin.buffer.read().decode("utf-8-sig").removesuffix("\n")  # which echo adds
-    tokens = _sample(model, prompt, options)
-    with _open(options.out) as file:
-        for text in _texts(model, prompt, tokens, options):
-            print(_shown(text), end="", flush=True)
-            file.write(text)
-
-
-def _sample(model: CharModel, prompt: str, options: SimpleNamespace) -> Iterator[Tensor]:
-    """The tokens of `options.num_samples` continuations, (samples,) at a time."""
     characters = model.spec.vocab
     start = prompt or ("\n" if not characters or "\n" in characters else characters[0])
-    tokens = torch.from_numpy(model.vocabulary.encode(start, "prompt")).to(options.device)
+    encoded = torch.from_numpy(model.vocabulary.encode(start, "prompt")).to(options.device)
     generator = torch.Generator(options.device).manual_seed(options.seed)
     how = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p")}
-    return model.write(tokens.expand(options.num_samples, -1), options.length, generator=generator, **how)
-
-
-def _texts(model: CharModel, prompt: str, tokens: Iterator[Tensor], options: SimpleNamespace) -> Iterator[str]:
-    number = options.num_samples
-    if number == 1:
-        yield from chain([prompt], model.vocabulary.iterdecode(int(token) for token in tokens), ["\n"])
-        return
-    samples = torch.stack(list(progress(tokens, f"generating {number} texts", options.length)))
-    for k, sample in enumerate(samples.T.tolist(), 1):
-        yield f"--- {k} of {number} ---\n{prompt}{model.vocabulary.decode(sample)}\n"
+    tokens = model.write(encoded.expand(number, -1), options.length, generator=generator, **how)
+    texts: Iterable[str]
+    with _open(options.out) as file:
+        if number == 1:
+            texts = chain([prompt], model.vocabulary.iterdecode(int(token) for token in tokens), ["\n"])
+        else:
+            samples = torch.stack(list(progress(tokens, f"generating {number} texts", options.length))).T.tolist()
+            decoded = map(model.vocabulary.decode, samples)
+            texts = (f"--- {k} of {number} ---\n{prompt}{text}\n" for k, text in enumerate(decoded, 1))
+        for text in texts:
+            print(_shown(text), end="", flush=True)
+            file.write(text)
 
 
 @torch.inference_mode()
 def _score(model: CharModel, options: SimpleNamespace) -> None:
     """How well each character of a text is predicted from all before it."""
+    path, what = Path(options.score), f"score={options.score}"
+    content: str | bytes
     unit = "character" if model.spec.vocab else "byte"
-    content, tokens = _read(model, Path(options.score), unit)
+    if unit == "character":
+        content = "".join(read_text(path, what, "Convert it."))
+        tokens = model.vocabulary.encode(content, what)
+    else:
+        with reading(what):
+            content = path.read_bytes()
+        tokens = np.frombuffer(content, dtype=np.uint8)
+    require(len(tokens) >= 2, f"{what} is too short: each {unit} but the first is predicted.")
     text = TextBatches(tokens, np.arange(len(model.vocabulary)))
     batches = StatefulEvalBatches(len(tokens), STREAMS, SEQ_LEN)
     state, nats = None, torch.empty(len(tokens) - 1)
@@ -127,21 +119,6 @@ def _score(model: CharModel, options: SimpleNamespace) -> None:
     for name, value in model.derived(mean).items():
         table.add_row(name.replace("_", " ").replace("character", unit), repr(value))
     tell(table)
-
-
-def _read(model: CharModel, path: Path, unit: str) -> tuple[str | bytes, np.ndarray]:
-    """The characters or bytes of a file, and their tokens."""
-    what = f"score={path}"
-    content: Any
-    if unit == "character":
-        content = "".join(read_text(path, what, "Convert it."))
-        tokens = model.vocabulary.encode(content, what)
-    else:
-        with open_file(path, what) as file:
-            content = file.read()
-        tokens = np.frombuffer(content, dtype=np.uint8)
-    require(len(tokens) >= 2, f"{what} is too short: each {unit} but the first is predicted.")
-    return content, tokens
 
 
 def _shown(text: str) -> str:

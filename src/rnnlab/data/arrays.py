@@ -5,32 +5,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
-from rnnlab.data.tables import check_order, listed, read_columns, read_names, read_numbers, read_times, show_cells
-from rnnlab.utils.errors import UserError, require
+from rnnlab.data.tables import check_order, listed, read_columns, read_names, read_numbers, read_times, refuse
+from rnnlab.utils.errors import require
 
 
 @dataclass
 class LabelledSequences:
-    """Labelled sequences of any lengths, one after the other in one table.
+    """Labelled sequences of any lengths, one after the other in one table."""
 
-    - `values`: (steps of all sequences, features) finite numbers.
-    - `lengths`: (sequences,) steps of each.
-    - `labels`: (sequences,) the class of each, an index into `classes`.
-    - `classes`: names of the classes.
-    - `ids`: names or numbers of the sequences.
-    - `features`: names of the features; empty if they have none.
-    """
-
-    values: np.ndarray
-    lengths: np.ndarray
-    labels: np.ndarray
+    values: np.ndarray  # (steps of all sequences, features) finite numbers
+    lengths: np.ndarray  # (sequences,) steps of each
+    labels: np.ndarray  # (sequences,) indices of classes
     classes: list[str]
-    ids: Sequence[Any]
-    features: tuple[str, ...] = ()
+    ids: Sequence[Any]  # names or numbers of the sequences
+    features: tuple[str, ...] = ()  # names; empty if they have none
 
 
 def read_arrays(path: Path) -> LabelledSequences:
@@ -39,93 +31,63 @@ def read_arrays(path: Path) -> LabelledSequences:
     **Raises:** `UserError` if an array is missing, or has a wrong type, shape or value.
     """
     what = f"data.path={path}"
-    with path.open("rb") as file:
-        require(is_zipfile(file), f"{what} is not a complete NPZ file. Write it with np.savez(FILE, x=x, y=y).")
-        file.seek(0)
-        arrays: Any = np.load(file, allow_pickle=False)
-        for name in ("x", "y"):
-            require(name in arrays, f"{what} has no array {name}. It has: {listed(arrays.files) or 'none'}.")
-        x, y, lengths, names = (arrays.get(name) for name in ("x", "y", "lengths", "classes"))
-    is_numeric = x.dtype.kind in "biuf" and x.ndim in (2, 3)
+    with path.open("rb") as file, NpzFile(file) as arrays:
+        x, y, lengths, names = arrays["x"], arrays["y"], arrays.get("lengths"), arrays.get("classes")
     require(
-        is_numeric, f"{what}: x is {x.dtype} of shape {x.shape}; it has to be numbers, (sequences, time, features)."
+        x.dtype.kind in "biuf" and x.ndim in (2, 3) and x.size > 0,
+        f"{what}: x is {x.dtype} of shape {x.shape}; it has to be numbers, (sequences, time, features).",
     )
-    require(x.size > 0, f"{what}: x is empty, its shape is {x.shape}.")
     x = x[..., None] if x.ndim == 2 else x
     number, steps = x.shape[:2]
-    _check_column(what, "y", y, number, "biuU", "integers or strings")
-    if lengths is None:
-        lengths = np.full(number, steps)
-    _check_column(what, "lengths", lengths, number, "iu", "integers")
-    cells = show_cells(lengths, (lengths < 1) | (lengths > steps), "sequence")
-    require(cells == "", f"{what}: lengths have to be from 1 to {steps}: {cells}.")
-    lengths = lengths.astype(np.int64)
+    lengths = np.full(number, steps) if lengths is None else lengths
+    for name, array, kinds, right in (("y", y, "biuU", "integers or strings"), ("lengths", lengths, "iu", "integers")):
+        require(
+            array.dtype.kind in kinds and array.shape == (number,),
+            f"{what}: {name} is {array.dtype} of shape {array.shape}; it has to be {right} of shape ({number},), one "
+            "for each sequence of x.",
+        )
+    require(lengths.min() >= 1 and lengths.max() <= steps, f"{what}: lengths have to be from 1 to {steps}.")
     inside = np.arange(steps) < lengths[:, None]
-    finite = np.isfinite(x.astype(np.float32)).all(2)  # what the network computes with
-    wrong = np.argwhere(inside & ~finite)
-    places = listed([f"sequence {k} step {step + 1}" for k, step in wrong[:3]], total=len(wrong))
-    require(
-        places == "",
-        f"{what}: x is not a finite number in {places}. If it pads sequences, add an array lengths.",
-    )
+    wrong = np.argwhere(inside & ~np.isfinite(x.astype(np.float32)).all(2))  # what the network computes with
+    places = listed([f"sequence {k} step {step + 1}" for k, step in wrong[:3]], len(wrong))
+    require(not places, f"{what}: x is not a finite number in {places}. If it pads sequences, add an array lengths.")
     if names is None:
         found, labels = np.unique(y, return_inverse=True)
         labels, classes = _sort_classes(labels, [str(name) for name in found.tolist()])
     else:
-        labels, classes = y.astype(np.int64), _named_classes(what, y, names)
-    return LabelledSequences(x[inside], lengths, labels, classes, range(number))
+        labels, classes = y, [str(name) for name in names.ravel().tolist()]
+        require(
+            y.dtype.kind in "iu" and y.min() >= 0 and y.max() < len(classes) == len(set(classes)),
+            f"{what}: classes have to be different names, and y their indices, from 0 to {len(classes) - 1}.",
+        )
+    return LabelledSequences(x[inside], lengths.astype(int), labels.astype(int), classes, range(number))
 
 
 def read_table(
     path: Path, sequence_id: str, time: str | None, label: str, features: list[str] | None, dayfirst: bool | None
 ) -> LabelledSequences:
-    """Read and check a table, see `LabelledData`. Rows are counted from 1, without the header.
+    """Read and check a table, see `LabelledData`.
 
-    **Raises:** `UserError` for columns that are missing; cells that are empty, infinite or not numbers; times that
-    occur twice in a sequence; a sequence with two labels.
+    **Raises:** `UserError` with the rows, counted from 1 without the header, where a column is wrong.
     """
-    what = f"data.path={path}"
     keys = [name for name in (sequence_id, time, label) if name is not None]
     frame = read_columns(path, [*keys, *(features or [])], [sequence_id, label], others=features is None)
     names = list(frame.columns)[len(keys) :]
-    require(names != [], f"{what} has only the columns {', '.join(keys)}: those of the features are missing.")
+    require(names != [], f"data.path={path} has only the columns {listed(keys)}: those of the features are missing.")
     series, ids = read_names(path, frame[sequence_id])
     labels, classes = read_names(path, frame[label])
     values = np.column_stack([read_numbers(path, frame[name], empty=False) for name in names])
-    rows = np.arange(1, len(frame) + 1)
     order = np.argsort(series, kind="stable")
     if time is not None:
         times = read_times(path, frame[time], dayfirst)
         order = np.lexsort((times, series))
-        check_order(path, time, times[order], series[order], rows[order])
-    rows, labels = rows[order], labels[order]
-    lengths = np.bincount(series)
+        check_order(path, frame[time].iloc[order], times[order], series[order])
+    labels, lengths = labels[order], np.bincount(series)
     begin = lengths.cumsum() - lengths
-    first = np.repeat(begin, lengths)  # the first row of each row's sequence
-    for row in np.flatnonzero(labels != labels[first])[:1]:
-        raise UserError(
-            f"{what}: sequence {ids[series[order][row]]} has two labels, {classes[labels[first[row]]]} in row "
-            f"{rows[first[row]]} and {classes[labels[row]]} in row {rows[row]}."
-        )
+    other = labels != labels[np.repeat(begin, lengths)]
+    refuse(path, frame[label].iloc[order], other, "labels that differ from the first one of their sequence")
     labels, classes = _sort_classes(labels[begin], classes)
     return LabelledSequences(values[order], lengths, labels, classes, ids, tuple(names))
-
-
-def _check_column(what: str, name: str, column: np.ndarray, number: int, kinds: str, right: str) -> None:
-    require(
-        column.dtype.kind in kinds and column.shape == (number,),
-        f"{what}: {name} is {column.dtype} of shape {column.shape}; it has to be {right} of shape ({number},), one for "
-        "each sequence of x.",
-    )
-
-
-def _named_classes(what: str, y: np.ndarray, names: np.ndarray) -> list[str]:
-    classes = [str(name) for name in names.ravel().tolist()]
-    require(len(set(classes)) == len(classes), f"{what}: classes have to be different names.")
-    require(y.dtype.kind in "iu", f"{what}: y is {y.dtype}; with classes it has to be integers, indices of these.")
-    cells = show_cells(y, (y < 0) | (y >= len(classes)), "sequence")
-    require(cells == "", f"{what}: labels have to be from 0 to {len(classes) - 1}: {cells}.")
-    return classes
 
 
 def _sort_classes(labels: np.ndarray, classes: list[str]) -> tuple[np.ndarray, list[str]]:

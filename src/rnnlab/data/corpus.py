@@ -14,7 +14,7 @@ from rich.progress import track
 
 from rnnlab.data.vocabulary import code_points
 from rnnlab.utils.errors import UserError, require
-from rnnlab.utils.files import CHUNK_SIZE, open_file, read_text, reading
+from rnnlab.utils.files import CHUNK_SIZE, read_text, reading
 
 Unit = Literal["char", "byte"]
 FORMAT = 2  # of the cache
@@ -22,28 +22,17 @@ ALIGNMENT = 16  # bytes
 
 
 class Corpus(NamedTuple):
-    """An encoded text.
+    """An encoded text."""
 
-    - `tokens`: (length,) memory-mapped indices into `characters`, or bytes.
-    - `characters`: all different ones, by code point; empty for bytes.
-    - `counts`: how often each of them appears.
-    """
-
-    tokens: np.ndarray
-    characters: str
-    counts: list[int]
+    tokens: np.ndarray  # (length,) memory-mapped indices into `characters`, or bytes
+    characters: str  # all different ones, by code point; empty for bytes
+    counts: list[int]  # how often each of them appears
 
 
 def open_corpus(files: list[Path], name: str, unit: Unit, cache: Path, what: str) -> Corpus:
     """The corpus of some files, one after the other: out of a file in `cache`, or encoded into it.
 
-    **Arguments:**
-
-    - `files`: UTF-8 text for characters, anything for bytes.
-    - `name`: of the text; the same after it has changed.
-    - `unit`: what a token is.
-    - `cache`: a folder, created if there is none.
-    - `what`: names the text in messages, such as `data.path=poems.txt`.
+    The `name` of a text is the same after it has changed; messages call it `what`.
 
     **Raises:** `UserError` for text that is empty or not UTF-8, and files that cannot be read or written.
     """
@@ -56,13 +45,9 @@ def open_corpus(files: list[Path], name: str, unit: Unit, cache: Path, what: str
             with temporary.open("wb") as file:
                 _encode(files, unit, source, file, what)
                 os.fsync(file.fileno())
-            require(_fingerprint(files, what) == source, f"{what} changed while it was read. Start again.")
             temporary.replace(path)
     except OSError as error:
-        cause = error.strerror or error
-        raise UserError(
-            f"{cache}: the encoded text cannot be kept, {cause}. Choose a folder with data.cache=."
-        ) from error
+        raise UserError(f"data.cache={cache} cannot be written: {error.strerror}.") from error
     finally:
         if temporary.exists():
             temporary.unlink()
@@ -84,7 +69,7 @@ def _load(path: Path, source: str) -> Corpus | None:
 def _encode(files: list[Path], unit: Unit, source: str, file: BinaryIO, what: str) -> None:
     """Write a line of JSON and the tokens, after one pass that counts characters and one that encodes them."""
     counts = np.zeros(0x110000, dtype=np.int64)  # of every code point
-    for codes in _read(files, unit, what, "reading"):
+    for codes in _read(files, unit, what):
         found = np.bincount(codes)
         counts[: len(found)] += found
     require(bool(counts.any()), f"{what} is empty.")
@@ -100,18 +85,16 @@ def _encode(files: list[Path], unit: Unit, source: str, file: BinaryIO, what: st
     }
     line = json.dumps(header)
     file.write(line.encode() + b" " * (-(len(line) + 1) % ALIGNMENT) + b"\n")
-    for codes in _read(files, unit, what, "encoding"):
+    for codes in _read(files, unit, what):
         file.write(table[codes].data)
     file.flush()
 
 
-def _read(files: list[Path], unit: Unit, what: str, description: str) -> Iterable[np.ndarray]:
+def _read(files: list[Path], unit: Unit, what: str) -> Iterable[np.ndarray]:
     """The code points or bytes of all files, chunk by chunk, with a progress bar for large texts."""
-    sizes = [path.stat().st_size for path in files]
-    description = f"{description} {sum(sizes) / 2**20:,.0f} MiB of text"
-    number = sum(1 + size // CHUNK_SIZE for size in sizes)
-    small = sum(sizes) < 10 * CHUNK_SIZE
-    return track(_chunks(files, unit, what), description, number, transient=True, disable=small)
+    number = sum(1 + path.stat().st_size // CHUNK_SIZE for path in files)
+    small = number < 10 + len(files)
+    return track(_chunks(files, unit, what), "encoding the text", number, transient=True, disable=small)
 
 
 def _chunks(files: list[Path], unit: Unit, what: str) -> Iterator[np.ndarray]:
@@ -120,7 +103,7 @@ def _chunks(files: list[Path], unit: Unit, what: str) -> Iterator[np.ndarray]:
         if unit == "char":
             yield from map(code_points, read_text(path, name, "Convert the file, or use data.unit=byte."))
         else:
-            with open_file(path, name) as file:
+            with reading(name), path.open("rb") as file:
                 for raw in iter(partial(file.read, CHUNK_SIZE), b""):
                     yield np.frombuffer(raw, dtype=np.uint8)
 

@@ -24,8 +24,6 @@ class ForecastData(SequenceData):
     Windows look back on the split before theirs. Scales are estimated on the training split. A subclass defines `read`.
 
     **Arguments:** see `conf/data/series.yaml`.
-
-    **Raises:** `UserError` if the series are too short for the splits.
     """
 
     kinds = ("series",)
@@ -47,7 +45,6 @@ class ForecastData(SequenceData):
         self.season = season
         self.stride = stride
         self.sizes: dict[Split, float] = {"val": val, "test": test}
-        require(val % 1 + test % 1 < 1, f"data.val={val:g} and data.test={test:g} leave nothing to train on.")
         for split, size in self.sizes.items():
             require(
                 size < 1 or size >= horizon,
@@ -55,18 +52,14 @@ class ForecastData(SequenceData):
             )
 
     def read(self) -> Panel:
-        """The series."""
         raise NotImplementedError
 
     @cached_property
     def panel(self) -> Panel:
         """The series, read once; they have to fit `spec` if a checkpoint gives it."""
-        panel = self.read()
-        if self.spec is not None:
-            self._require_same(panel, self.spec)
-        return panel
-
-    def _require_same(self, panel: Panel, spec: SequenceSpec) -> None:
+        panel, spec = self.read(), self.spec
+        if spec is None:
+            return panel
         for name, here, there in (
             ("data.context", self.context, spec.seq_len),
             ("data.horizon", self.horizon, spec.horizon),
@@ -79,6 +72,7 @@ class ForecastData(SequenceData):
         require(not reordered, f"data.target has another order than in the checkpoint: {', '.join(spec.targets)}.")
         if panel.freq != spec.freq:
             tell(f"The frequency of the times is {panel.freq}, the checkpoint was trained with {spec.freq}.")
+        return panel
 
     def make(self) -> dict[Split, Dataset]:
         panel, sizes = self.panel, (self.context, self.horizon)
@@ -102,21 +96,18 @@ class ForecastData(SequenceData):
     def latest_windows(self) -> Windows:
         """The window at the end of each series, to forecast what is not known yet."""
         panel = self.panel
-        for number, length in enumerate(panel.end - panel.first):
-            message = f"{self._name(number)} has {length:,} steps, fewer than data.context={self.context:,}."
-            require(length >= self.context, message)
+        lengths = panel.end - panel.first
+        short = int(lengths.argmin())
+        message = f"Series {panel.names[short]} has {lengths[short]:,} steps, fewer than data.context={self.context:,}."
+        require(lengths[short] >= self.context, message)
         self.standardise()
         windows = Windows(panel, panel.end, self.context, self.horizon)
-        for number, x in enumerate(windows.inputs(windows.origins)):
-            require(
-                bool(x.isfinite().all()),
-                f"{self._name(number)} ends without {', '.join(panel.future_covariates)} of the next {self.horizon} "
-                f"steps: add rows that hold these, and no {', '.join(panel.targets)}.",
-            )
+        require(
+            bool(windows.inputs(windows.origins).isfinite().all()),
+            f"The file ends without {', '.join(panel.future_covariates)} of the next {self.horizon} steps: add rows "
+            f"that hold these, and no {', '.join(panel.targets)}.",
+        )
         return windows
-
-    def _name(self, series: int) -> str:
-        return f"Series {self.panel.names[series]}" if len(self.panel.names) > 1 else "The series"
 
     def _split_rows(self) -> tuple[np.ndarray, np.ndarray]:
         """The first rows of the validation and of the test split, (series,) each."""
@@ -131,8 +122,8 @@ class ForecastData(SequenceData):
         ):
             require(
                 steps[short] >= needed,
-                f"{self._name(short)} has {lengths[short]:,} steps. The {split} split gets {steps[short]:,} and needs "
-                f"{needed:,}: use a longer series, or less data.context, horizon, season, val or test.",
+                f"Series {panel.names[short]} has {lengths[short]:,} steps. The {split} split gets {steps[short]:,} "
+                f"and needs {needed:,}: use a longer series, or less data.context, horizon, season, val or test.",
             )
         return panel.end - test - val, panel.end - test
 
@@ -175,10 +166,7 @@ class ForecastData(SequenceData):
             season=self.season,
             targets=panel.targets,
             covariates=panel.covariates,
-            scale=(
-                *_window_scale(targets, self.context),
-                *_scale(torch.cat([steps[:, num_targets:] for steps in train])),
-            ),
+            scale=(*_window_scale(targets, self.context), *_scale([steps[:, num_targets:] for steps in train])),
             log_scale=tuple(scale if whole else () for whole, scale in zip(positive, log_scale, strict=True)),
             grows=tuple((exponents > LOG_EXPONENT).tolist()),
             freq=panel.freq,
@@ -200,8 +188,9 @@ class ForecastData(SequenceData):
             self.panel.values[:, column].sub_(mean).div_(deviation)
 
 
-def _scale(rows: Tensor) -> tuple[tuple[float, ...], ...]:
+def _scale(series: list[Tensor]) -> tuple[tuple[float, ...], ...]:
     """(mean, standard deviation) of each column; 1 for a constant column."""
+    rows = torch.cat(series)
     return _pairs(rows.mean(0), (rows - rows.mean(0)).square().mean(0).sqrt())  # there may be no column
 
 

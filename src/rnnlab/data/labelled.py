@@ -13,8 +13,7 @@ from rnnlab.data.base import SequenceData, Split
 from rnnlab.data.batch import Batch
 from rnnlab.data.spec import SequenceSpec
 from rnnlab.data.tables import listed
-from rnnlab.utils.console import tell
-from rnnlab.utils.errors import UserError, require
+from rnnlab.utils.errors import require
 from rnnlab.utils.files import locate, reading
 
 
@@ -55,11 +54,8 @@ class SequenceSubset(Dataset):
 class ClassificationData(SequenceData):
     """Sequences with a label each. A subclass defines `read`.
 
-    **Arguments:** those of `conf/data/digits.yaml`, and
-
-    - `standardise`: whether each feature is brought to mean 0 and standard deviation 1 in the training split.
-
-    **Raises:** `UserError` for fewer than two classes, empty splits, and data that do not fit a checkpoint's `spec`.
+    **Arguments:** those of `conf/data/digits.yaml`; with `standardise` each feature is brought to mean 0 and standard
+    deviation 1 in the training split.
     """
 
     kinds = ("labels",)
@@ -80,7 +76,6 @@ class ClassificationData(SequenceData):
         self.what = "The data"  # for messages
 
     def read(self) -> LabelledSequences:
-        """All sequences."""
         raise NotImplementedError
 
     def ids(self, split: Split) -> list[Any]:
@@ -88,20 +83,20 @@ class ClassificationData(SequenceData):
         return self.split_ids[split]
 
     def setup(self, stage: str) -> None:
+        require(stage != "fit" or self.shares[0] > 0, f"data.split={list(self.shares)} leaves nothing to train on.")
         super().setup(stage)
-        require(stage != "fit" or "train" in self.splits, f"data.split={list(self.shares)} leaves nothing to train on.")
 
     def make(self) -> dict[Split, Dataset]:
         data = self.read()
         several = self.spec is not None or len(data.classes) > 1
-        require(several, f"{self.what}: all sequences have the label {', '.join(data.classes)}.")
+        require(several, f"{self.what}: all sequences have the label {data.classes[0]}.")
         # by the file's own labels, so that a checkpoint that knows more classes finds the same splits
         chosen = stratify(data.labels, self.shares, self.seed)
         for split, share in zip(chosen, self.shares, strict=True):
             require(
                 share == 0 or len(chosen[split]) > 0,
                 f"{self.what}: data.split={list(self.shares)} of {len(data.ids):,} sequences leaves the {split} split "
-                "empty: use more sequences or other shares.",
+                "empty.",
             )
         if self.spec is None:
             self.spec = self._make_spec(data, chosen["train"])
@@ -115,11 +110,6 @@ class ClassificationData(SequenceData):
         }
 
     def _make_spec(self, data: LabelledSequences, train: np.ndarray) -> SequenceSpec:
-        require(len(train) > 0, f"data.split={list(self.shares)} leaves nothing to train on.")
-        present = set(data.labels[train].tolist())
-        absent = [name for k, name in enumerate(data.classes) if k not in present]
-        if absent:
-            tell(f"{self.what}: no sequence of the training split has the label {listed(absent)}.")
         return SequenceSpec(
             "labels",
             input_size=data.values.shape[1],
@@ -133,46 +123,30 @@ class ClassificationData(SequenceData):
     def _map_labels(self, data: LabelledSequences) -> np.ndarray:
         """The labels as `spec` numbers them."""
         spec: Any = self.spec
-        require(not spec.every_step, f"{self.what}: a label for each sequence; the checkpoint gives one to each step.")
         size = data.values.shape[1]
-        require(
-            size == spec.input_size,
-            f"{self.what}: {size} feature{'s' * (size > 1)} a step, the checkpoint was trained for {spec.input_size}"
-            f"{': ' if spec.covariates else ''}{listed(spec.covariates)}.",
-        )
-        classes = spec.classes or tuple(map(str, range(spec.output_size)))
-        place = {name: k for k, name in enumerate(classes)}
-        labels = np.array([place.get(name, -1) for name in data.classes])[data.labels]
-        for number in np.flatnonzero(labels < 0)[:1]:
-            raise UserError(
-                f"{self.what}: sequence {data.ids[number]} has the label {data.classes[data.labels[number]]}, which "
-                f"the checkpoint does not know. It knows {listed(classes)}."
-            )
-        return labels
+        message = f"{self.what}: {size} features a step, the checkpoint was trained for {spec.input_size}."
+        require(size == spec.input_size, message)
+        classes = list(spec.classes or map(str, range(spec.output_size)))
+        unknown = [name for name in data.classes if name not in classes]
+        message = f"{self.what}: the checkpoint does not know the label {listed(unknown)}. It knows {listed(classes)}."
+        require(not unknown, message)
+        return np.array([classes.index(name) for name in data.classes])[data.labels]
 
     def _scaled_values(self, data: LabelledSequences) -> np.ndarray:
         """What the network reads, (steps + 1, features) of float32; the last row is padding."""
         spec: Any = self.spec
         scaled = np.zeros((len(data.values) + 1, data.values.shape[1]), dtype=np.float32)
-        scaled[:-1] = data.values
-        for column, (mean, deviation) in enumerate(spec.scale):  # in float64, for values far from 0
-            scaled[:-1, column] = (data.values[:, column].astype(np.float64) - mean) / deviation
+        mean, deviation = np.array(spec.scale or [(0.0, 1.0)]).T  # in float64, for values far from 0
+        scaled[:-1] = (data.values - mean) / deviation
         return scaled
 
 
 class LabelledData(ClassificationData):
-    """Labelled sequences of a file, which may be of different lengths.
-
-    An NPZ file holds arrays `x`, (sequences, time, features) or (sequences, time) numbers, and `y`, (sequences,)
-    integers or strings; also `lengths`, (sequences,), if some sequences are padded at their end, and `classes`, names
-    of which `y` holds the indices. Messages count its sequences from 0 and steps from 1. A CSV or Parquet file has a
-    row for each step: the sequence's id, the time, the label, the same in all rows of a sequence, and the features.
+    """Labelled sequences of an NPZ, CSV or Parquet file, which may be of different lengths.
 
     Features are standardised by the training split; data for a checkpoint use its classes, features and scale.
 
-    **Arguments:** those of `conf/data/labelled.yaml`.
-
-    **Raises:** `UserError` for whatever is wrong with the file, with its rows or sequences.
+    **Arguments:** those of `conf/data/labelled.yaml`, where the formats are described.
     """
 
     def __init__(
@@ -188,9 +162,9 @@ class LabelledData(ClassificationData):
         super().__init__(standardise=True, **split)
         self.path = locate(path)
         self.what = f"data.path={self.path}"
-        self.sequence_id = str(sequence_id)
-        self.time = None if time is None else str(time)
-        self.label = str(label)
+        self.sequence_id = sequence_id
+        self.time = time
+        self.label = label
         self.features = features
         self.dayfirst = dayfirst
 
@@ -200,22 +174,19 @@ class LabelledData(ClassificationData):
                 return read_arrays(self.path)
             features = self.features
             if self.spec is not None and self.spec.covariates:
-                trained = list(self.spec.covariates)
-                message = f"The checkpoint was trained for data.features=[{','.join(trained)}], in this order."
-                require(features in (None, trained), message)
-                features = trained
+                features = list(self.spec.covariates)
+                message = f"The checkpoint was trained for data.features=[{','.join(features)}], in this order."
+                require(self.features in (None, features), message)
             return read_table(self.path, self.sequence_id, self.time, self.label, features, self.dayfirst)
 
 
 def stratify(labels: np.ndarray, shares: Sequence[float], seed: int) -> dict[Split, np.ndarray]:
     """Split sequences at random so that all classes have the same proportion in each split.
 
-    The sequences of each class are spread evenly over one line, which is cut at the shares: splits are as large as the
-    shares say, and each class within about one sequence. A class with a single sequence is in the first split.
+    The sequences of each class are spread evenly over one line, which is cut at the shares. A class with a single
+    sequence is in the first split.
 
     **Arguments:** (sequences,) labels from 0; shares of training, validation and test, of sum 1.
-
-    **Returns:** the sequences of each split, in rising order.
     """
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(labels))

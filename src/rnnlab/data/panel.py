@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from rnnlab.data.tables import listed, show_time
+from rnnlab.data.tables import listed
 from rnnlab.utils.console import tell
 from rnnlab.utils.errors import require
 
@@ -16,16 +16,11 @@ CALENDAR = {"hour": 24, "day_of_week": 7, "month": 12, "day_of_year": 365.2425} 
 
 
 class Grid(NamedTuple):
-    """Where rows are in time.
+    """Where rows are in time."""
 
-    - `steps`: (rows,) the step of each row since the first one of its series.
-    - `times_of`: gives the times of the first (number,) steps of a series, which may go on behind its end.
-    - `freq`: for dates, the step as pandas writes it.
-    """
-
-    steps: np.ndarray
-    times_of: Callable[[int, int], np.ndarray]
-    freq: str | None = None
+    steps: np.ndarray  # (rows,) since the first one of the series
+    times_of: Callable[[int, int], np.ndarray]  # times of the first steps of a series, which may go on behind its end
+    freq: str | None = None  # for dates, the step as pandas writes it
 
 
 def find_grid(path: Path, times: np.ndarray, series: np.ndarray, horizon: int, fill: str | None) -> Grid:
@@ -33,7 +28,6 @@ def find_grid(path: Path, times: np.ndarray, series: np.ndarray, horizon: int, f
 
     Rows whose times are not even are one step apart, which is reported, or with `fill` refused.
     """
-    begin = np.flatnonzero(np.diff(series, prepend=-1))
     gaps = np.diff(times)[np.diff(series) == 0]
     usual = np.sort(gaps)[len(gaps) // 2] if len(gaps) else times[0] - times[0] + 1
     dated = times.dtype.kind == "M"
@@ -41,10 +35,10 @@ def find_grid(path: Path, times: np.ndarray, series: np.ndarray, horizon: int, f
         even = _date_grid(times, series, horizon) if dated and len(gaps) else _number_grid(times, series, usual)
         if even is not None:
             return even
-    low, high = (pd.Timedelta(gap) if dated else gap for gap in (gaps.min(), gaps.max()))
-    uneven = f"{path}: the times are not evenly spaced on one grid: steps are from {low} to {high}"
-    require(fill is None, f"{uneven}. data.fill={fill} needs times that are even but for gaps.")
-    tell(f"{uneven}. Each row counts as one step.")
+    uneven = f"{path}: the times are not evenly spaced."
+    require(fill is None, f"{uneven} data.fill={fill} needs times that are even but for gaps.")
+    tell(f"{uneven} Each row counts as one step.")
+    begin = np.flatnonzero(np.diff(series, prepend=-1))
     parts = np.split(times, begin[1:])
 
     def times_of(number: int, size: int) -> np.ndarray:
@@ -102,48 +96,25 @@ def _frequency(times: np.ndarray, series: np.ndarray) -> Any:
 
 
 def check_gaps(
-    path: Path,
-    columns: list[str],
-    row_at: np.ndarray,
-    times: np.ndarray,
-    missing: np.ndarray,
-    first: np.ndarray,
-    fill: str | None,
+    path: Path, row_at: np.ndarray, times: np.ndarray, missing: np.ndarray, first: np.ndarray, fill: str | None
 ) -> None:
     """Raise `UserError` unless missing cells can be filled; otherwise report how many steps are.
 
-    **Arguments:**
-
-    - `row_at`: (steps,) the row of the file, counted from 1; 0 if it has none.
-    - `times`: (steps,) their times.
-    - `missing`: (steps, columns) whether a cell is to be filled.
-    - `first`: (series,) the first step of each.
+    **Arguments:** (steps,) rows of the file from 1, 0 if it has none, and times; (steps, columns) whether a cell is
+    missing; (series,) first steps.
     """
     holes: Any = missing.any(1)
-    absent: Any = holes & (row_at == 0)
-    starts = np.flatnonzero(np.diff(absent, prepend=False) & absent)
-    empty = np.flatnonzero(holes & ~absent)
-    faults = []
-    for start in starts[:3]:
-        ends = times[start], times[start + np.argmin(absent[start:]) - 1]
-        faults.append(f"no row for {' to '.join(dict.fromkeys(map(show_time, ends)))} after row {row_at[start - 1]}")
-    for place in empty[:3]:
-        faults.append(f"no {', '.join(np.array(columns)[missing[place]])} in row {row_at[place]}")
+    starts = np.flatnonzero(np.diff(holes, prepend=False) & holes)
+    shown = zip(pd.Index(times[starts[:3]]).astype(str), row_at[starts[:3] - 1], strict=True)
+    gaps = listed([f"{time} (after row {row})" for time, row in shown], len(starts))
     require(
         fill is not None,
-        f"data.path={path} has gaps: {listed(faults, total=len(starts) + len(empty))}. Complete the file, or set "
-        "data.fill=linear or data.fill=ffill.",
+        f"data.path={path} has gaps, which begin at {gaps}. Complete the file, or set data.fill=linear or "
+        "data.fill=ffill.",
     )
-    begins = [f"row {row_at[start]}" for start in first if holes[start]]
-    require(not begins, f"data.path={path}: {listed(begins)} cannot be filled: a series begins there.")
+    require(not holes[first].any(), f"data.path={path}: a series begins with a gap, which cannot be filled.")
     rows = np.count_nonzero(row_at)
     tell(f"{path}: {holes.sum():,} steps, for {rows:,} rows, are filled with data.fill={fill}; they are not scored.")
-
-
-def fill_gaps(values: np.ndarray, fill: str | None) -> np.ndarray:
-    """Fill the cells of a series by the last value, or on a line to the next one if there is one."""
-    series = pd.DataFrame(values)
-    return (series.interpolate() if fill == "linear" else series.ffill()).to_numpy()
 
 
 def calendar_features(name: str, times: np.ndarray) -> np.ndarray:

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from rnnlab.data.forecasting import ForecastData
-from rnnlab.data.panel import calendar_features, check_gaps, fill_gaps, find_grid
+from rnnlab.data.panel import calendar_features, check_gaps, find_grid
 from rnnlab.data.tables import check_order, read_columns, read_names, read_numbers, read_times
 from rnnlab.data.windows import Panel
 from rnnlab.utils.errors import UserError, require
@@ -20,8 +21,7 @@ class SeriesData(ForecastData):
 
     **Arguments:** those of `conf/data/series.yaml`; `split` are those of `ForecastData`.
 
-    **Raises:** `UserError` for columns that are missing; cells that are empty, infinite or not numbers; times that
-    do not rise; gaps that are not to be filled. Rows are counted from 1, without the header.
+    **Raises:** `UserError` with the rows, counted from 1 without the header, where a column is wrong.
     """
 
     def __init__(
@@ -38,11 +38,10 @@ class SeriesData(ForecastData):
         **split: Any,
     ):
         super().__init__(**split)
-        require(bool(time) or not calendar, f"data.calendar={calendar} needs dates: data.time=null has none.")
         self.path = locate(path)
         self.targets = target if isinstance(target, list) else [str(target)]
-        self.time = None if time is None else str(time)
-        self.series_id = None if series_id is None else str(series_id)
+        self.time = time
+        self.series_id = series_id
         self.covariates = covariates or []
         self.future_covariates = future_covariates or []
         self.calendar = calendar or []
@@ -58,7 +57,7 @@ class SeriesData(ForecastData):
         keys = [name for name in (self.time, self.series_id) if name is not None]
         frame = read_columns(self.path, [*columns, *keys], text=[self.series_id])
         cells = np.column_stack([read_numbers(self.path, frame[name]) for name in columns])
-        series, names = np.zeros(len(frame), dtype=np.int64), [""]
+        series, names = np.zeros(len(frame), dtype=np.int64), ["1"]
         if self.series_id is not None:
             series, names = read_names(self.path, frame[self.series_id])
         order = np.argsort(series, kind="stable")
@@ -68,9 +67,9 @@ class SeriesData(ForecastData):
             times = np.arange(1, len(rows) + 1) - begin[series]
         else:
             times = read_times(self.path, frame[self.time], self.dayfirst)[order]
-            check_order(self.path, self.time, times, series, rows)
-        dated = self.time is not None and times.dtype.kind == "M"
-        require(dated or not self.calendar, f"data.calendar={self.calendar} needs dates: {self.time} has none.")
+            check_order(self.path, frame[self.time].iloc[order], times, series)
+        message = f"data.calendar={self.calendar} needs dates: data.time={self.time} has none."
+        require(times.dtype.kind == "M" or not self.calendar, message)
         grid = find_grid(self.path, times, series, self.horizon, self.fill)
 
         # rows of the panel: the steps of each series, without gaps, and the horizon after its last target
@@ -91,12 +90,12 @@ class SeriesData(ForecastData):
         steps = np.arange(len(values)) - np.repeat(first, size)
         missing = np.isnan(values) & (steps < np.repeat(length, size))[:, None]
         if missing.any():
-            check_gaps(self.path, columns, row_at, times, missing, first, self.fill)
+            check_gaps(self.path, row_at, times, missing, first, self.fill)
             for start, stop in zip(first, first + length, strict=True):
-                if missing[start:stop].any():
-                    values[start:stop] = fill_gaps(values[start:stop], self.fill)
-        ahead = [f"{part} of {name}" for name in self.calendar for part in ("sine", "cosine")]
-        ahead = [*self.future_covariates, *ahead]
+                part = pd.DataFrame(values[start:stop])
+                values[start:stop] = part.interpolate() if self.fill == "linear" else part.ffill()
+        circles = [f"{part} of {name}" for name in self.calendar for part in ("sine", "cosine")]
+        ahead = [*self.future_covariates, *circles]
         table = np.column_stack([values, *(calendar_features(name, times) for name in self.calendar)])
         return Panel(
             torch.from_numpy(table.astype(np.float32)),
@@ -119,8 +118,6 @@ class WeatherData(SeriesData):
     `precipitation` is in mm, `temp_max` and `temp_min` in degrees Celsius, `wind` in m/s.
 
     **Arguments:** those of `SeriesData` but `path` and `time`.
-
-    **Raises:** `UserError` if the package is not installed.
     """
 
     def __init__(self, **columns: Any):

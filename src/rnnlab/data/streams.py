@@ -27,10 +27,7 @@ class BatchSlices(NamedTuple):
 class TextBatches(Dataset):
     """A text, of which `BatchSlices` give a `Batch` of x and y, (batch, steps) int64, y one character ahead of x.
 
-    **Arguments:**
-
-    - `tokens`: (length,) of the text.
-    - `table`: the model's index for each token, int64.
+    **Arguments:** (length,) tokens of the text; a table with the model's index for each token, int64.
     """
 
     def __init__(self, tokens: np.ndarray, table: np.ndarray):
@@ -61,8 +58,6 @@ class StatefulTrainBatches(TrainBatches):
     - `streams`: sequences of a batch, all ranks together; rank r reads every `world_size`-th of them from the r-th.
     - `seq_len`: characters of a sequence.
     - `steps`: batches of an epoch; `None` is one pass.
-    - `seed`: of the shifts.
-    - `rank`, `world_size`: which streams to yield.
     """
 
     def __init__(
@@ -104,7 +99,6 @@ class StatefulEvalBatches(Sampler[BatchSlices]):
 
     - `size`: characters; there are size - 1 predictions.
     - `streams`: sequences of a batch on each rank, fewer for a short text.
-    - `seq_len`: characters of a sequence.
     - `rank`, `world_size`: which streams to yield. A text too short to be shared is read whole by each rank.
     """
 

@@ -1,52 +1,45 @@
 """Columns of a CSV or Parquet file as names, numbers and times; whatever is wrong is reported with its rows."""
 
 import re
-from collections import Counter
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import is_integer_dtype, is_numeric_dtype, is_string_dtype
+from pandas.api.types import is_integer_dtype, is_numeric_dtype
 
 from rnnlab.utils.errors import UserError, require
 
 
-def read_columns(path: Path, columns: list[str], text: Collection[str | None], others: bool = False) -> pd.DataFrame:
+def read_columns(path: Path, columns: list[str], text: list[str | None], others: bool = False) -> pd.DataFrame:
     """The given columns of a file; those in `text` are names such as 007 or NA. With `others` all others follow.
 
     **Raises:** `UserError` if a column is missing or there is more than one of its name, or the file has no rows.
     """
-    repeated = [name for name, number in Counter(columns).items() if number > 1]
-    require(not repeated, f"data asks for column {', '.join(repeated)} more than once.")
     frame = _read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _read_csv(path, text)
-    found = Counter(frame.columns)
     for name in columns:
-        require(name in found, f"data.path={path} has no column {name}. It has: {listed(list(found))}.")
+        require(name in frame, f"data.path={path} has no column {name}. It has: {listed(list(frame))}.")
     if others:
-        require("" not in found, f"data.path={path} has a column without a name: name it or remove it.")
-        columns = list(dict.fromkeys([*columns, *found]))
-    for name in columns:
-        require(found[name] == 1, f"data.path={path} has more than one column {name}.")
+        require("" not in frame, f"data.path={path} has a column without a name: name it or remove it.")
+        columns = columns + [name for name in frame if name not in columns]
     require(len(frame) > 0, f"data.path={path} has no rows.")
-    return frame[columns]
+    frame = frame[list(columns)]
+    repeated = frame.columns[frame.columns.duplicated()].unique()
+    require(repeated.empty, f"data.path={path}: column {', '.join(repeated)} more than once.")
+    return frame
 
 
-def _read_csv(path: Path, text: Collection[str | None]) -> pd.DataFrame:
+def _read_csv(path: Path, text: list[str | None]) -> pd.DataFrame:
     with path.open(encoding="utf-8-sig") as file:
         header = next((line for line in file if line.strip()), "")
-    require(header != "", f"data.path={path} is empty: it has to begin with the names of its columns.")
     unquoted = re.sub('"[^"]*"', "", header)
     options: Any = {"sep": max(",;\t", key=unquoted.count), "skipinitialspace": True}
     # a row that is longer than the header is refused if both are data; pandas would take its first cells for an index
     head = pd.read_csv(path, header=None, nrows=2, dtype=str, keep_default_na=False, **options)
-    names = head.iloc[0].tolist()
     # all columns: with usecols pandas would cut longer rows without a message
-    frame = pd.read_csv(path, **options).set_axis(names, axis=1)
-    for name in {*text} & {*names}:
-        if names.count(name) == 1 and not (is_string_dtype(frame[name]) and frame[name].notna().all()):  # 007, NA
-            frame[name] = pd.read_csv(path, usecols=[name], dtype=str, keep_default_na=False, **options)
+    frame = pd.read_csv(path, **options).set_axis(head.iloc[0].tolist(), axis=1)
+    for name in {*text} & {*frame}:  # 007, NA
+        frame[name] = pd.read_csv(path, usecols=[name], dtype=str, keep_default_na=False, **options)
     return frame
 
 
@@ -57,13 +50,13 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         raise UserError('Parquet files need pyarrow: pip install "rnnlab[data]", in a clone -e ".[data]".') from error
     if any(frame.index.names):
         frame = frame.reset_index()
-    return frame.set_axis(frame.columns.map(str), axis=1)
+    return frame
 
 
 def read_names(path: Path, column: pd.Series) -> tuple[np.ndarray, list[str]]:
     """The number of each row's name, (rows,), and the names in the order of their first rows."""
     numbers, names = pd.factorize(column)
-    _refuse(path, column, (numbers < 0) | (column == ""), "empty cells")
+    refuse(path, column, (numbers < 0) | (column == ""), "empty cells")
     return numbers, [str(name) for name in names]
 
 
@@ -72,19 +65,10 @@ def read_numbers(path: Path, column: pd.Series, empty: bool = True) -> np.ndarra
     numbers = column
     if not is_numeric_dtype(column):
         numbers = pd.to_numeric(column.astype(object), errors="coerce")
-        _refuse(path, column, numbers.isna() & column.notna(), "cells that are not numbers")
+        refuse(path, column, numbers.isna() & column.notna(), "cells that are not numbers")
     values = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
-    known = ~np.isnan(values)
-    _refuse(path, column, ~known & (not empty), "empty cells")
-    stored = values.astype(np.float32)  # what the network computes with
-    _refuse(path, column, np.isinf(stored), "infinite cells")
-    changes = np.diff(values[known])
-    errors = np.diff(stored[known].astype(np.float64)) - changes
-    require(
-        np.abs(errors).sum() <= 0.01 * np.abs(changes).sum(),
-        f"data.path={path}: {column.name} changes too little for its level to be resolved by float32: subtract a "
-        "constant from it.",
-    )
+    refuse(path, column, np.isnan(values) & (not empty), "empty cells")
+    refuse(path, column, np.isinf(values.astype(np.float32)), "infinite cells")  # what the network computes with
     return values
 
 
@@ -95,17 +79,16 @@ def read_times(path: Path, column: pd.Series, dayfirst: bool | None) -> np.ndarr
     """
     times = _compact_dates(column) if is_numeric_dtype(column) else _dates(path, column, dayfirst)
     if not is_numeric_dtype(times):
-        _refuse(path, column, times.isna(), "cells that are not dates")
+        refuse(path, column, times.isna(), "cells that are not dates")
         return times.to_numpy()
-    _refuse(path, column, ~times.between(-(2**62), 2**62), "cells that are not times")  # nan, infinite
+    refuse(path, column, ~times.between(-(2**62), 2**62), "cells that are not times")  # nan, infinite
     return times.to_numpy(np.float64 if times.dtype.kind == "f" else np.int64)
 
 
 def _compact_dates(column: pd.Series) -> pd.Series:
     """Integers as dates if all of them are."""
-    for digits, form in ((8, "%Y%m%d"), (6, "%Y%m")):
-        year = 10 ** (digits - 4)
-        if is_integer_dtype(column) and column.between(1900 * year, 2200 * year).all():
+    for form, low, high in (("%Y%m%d", 19000101, 22001231), ("%Y%m", 190001, 220012)):
+        if is_integer_dtype(column) and column.between(low, high).all():
             dates = pd.to_datetime(column.astype(str), format=form, errors="coerce")
             if dates.notna().all():
                 return dates
@@ -134,31 +117,17 @@ def _parse(column: pd.Series, dayfirst: bool) -> pd.Series:
     return dates.dt.tz_convert(None).where(dates.dt.year.between(1000, 9999))  # Jan-20 is not in year 1
 
 
-def check_order(path: Path, time: str, times: np.ndarray, series: np.ndarray, rows: np.ndarray) -> None:
-    """Raise `UserError` unless times rise from row to row of each series; `rows` are their numbers in the file."""
-    wrong = np.flatnonzero((np.diff(series) == 0) & (times[1:] <= times[:-1]))
-    faults = [
-        f"row {rows[k + 1]} ({show_time(times[k + 1])}) is not later than row {rows[k]} ({show_time(times[k])})"
-        for k in wrong[:3]
-    ]
-    require(not faults, f"data.path={path}: {time} has to rise within a series: {listed(faults, total=len(wrong))}.")
+def check_order(path: Path, column: pd.Series, times: np.ndarray, series: np.ndarray) -> None:
+    """Raise `UserError` unless times rise within each series; rows are sorted by series."""
+    late = (np.diff(series) == 0) & (times[1:] <= times[:-1])
+    refuse(path, column, np.append(False, late), "times that are not later than the one before")
 
 
-def show_time(time: Any) -> str:
-    """A time without digits that are all 0."""
-    return str(time).replace("T00:00:00", "").removesuffix(".000000")
-
-
-def _refuse(path: Path, column: pd.Series, wrong: Any, fault: str) -> None:
-    cells = show_cells(column, wrong, start=1)
-    require(cells == "", f"data.path={path}: {column.name} has {fault}: {cells}.")
-
-
-def show_cells(values: Any, wrong: Any, unit: str = "row", start: int = 0) -> str:
-    """`row 7 (x), row 9 (y) and 5 more`, counted from `start`; of empty cells the rows alone."""
-    places = np.flatnonzero(wrong)
-    cells = [(k + start, f"{values[k]!s:.40}") for k in places[:3]]
-    return listed([f"{unit} {k}" + f" ({cell})" * (cell not in ("", "nan")) for k, cell in cells], total=len(places))
+def refuse(path: Path, column: pd.Series, wrong: Any, fault: str) -> None:
+    """Raise `UserError` with the rows and the cells where a column is wrong; its index counts rows from 0."""
+    cells = column[np.asarray(wrong, dtype=bool)]
+    rows = [f"row {row + 1}" + f" ({cell!s:.40})" * (str(cell) not in ("", "nan")) for row, cell in cells[:3].items()]
+    require(cells.empty, f"data.path={path}: {column.name} has {fault}: {listed(rows, len(cells))}.")
 
 
 def listed(items: Any, total: int | None = None) -> str:

@@ -1,6 +1,5 @@
 """Texts of one's own, and the source of the standard library."""
 
-import math
 import os
 import sysconfig
 from pathlib import Path
@@ -16,7 +15,7 @@ from rnnlab.data.spec import SequenceSpec
 from rnnlab.data.streams import BatchSlices, StatefulEvalBatches, StatefulTrainBatches, TextBatches
 from rnnlab.data.vocabulary import UNKNOWN, Vocabulary
 from rnnlab.utils.errors import require
-from rnnlab.utils.files import locate, open_file, reading
+from rnnlab.utils.files import locate, reading
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")  # in the order of the text
 
@@ -28,9 +27,6 @@ class TextData(SequenceData):
     and test predict each character of their split but the first, once.
 
     **Arguments:** see `conf/data/text.yaml`.
-
-    **Raises:** `UserError` for a path without text, a text too short for these settings, or one that does not fit the
-    vocabulary of a spec set beforehand.
     """
 
     kinds = ("tokens",)
@@ -48,9 +44,8 @@ class TextData(SequenceData):
         cache: str | None = None,
     ):
         super().__init__(batch_size, epoch_steps)
-        require(str(path) != "", "data.path= is empty: give a file or a folder.")
         self.path = locate(path)
-        self.pattern = str(pattern)
+        self.pattern = pattern
         self.unit = unit
         self.min_count = min_count
         self.split = tuple(split)
@@ -61,13 +56,11 @@ class TextData(SequenceData):
 
     def files(self) -> list[Path]:
         """The files of the text, in a fixed order."""
-        if not os.path.isdir(self.path):
-            open_file(self.path, self.label).close()
+        if not self.path.is_dir():
             return [self.path]
         with reading(f"data.pattern={self.pattern}"):
             found = sorted(path for path in self.path.rglob(self.pattern) if path.is_file())
-        hint = "Give a pattern that your files match, for example data.pattern='*.md'."
-        require(bool(found), f"{self.label} has no files that match data.pattern={self.pattern}. {hint}")
+        require(bool(found), f"{self.label} has no files that match data.pattern={self.pattern}.")
         return found
 
     def prepare_data(self) -> None:
@@ -121,20 +114,14 @@ class TextData(SequenceData):
         return tuple(sorted(common | {UNKNOWN}))
 
     def _too_short(self, length: int, world_size: int = 1) -> str:
-        streams = self.batch_size * world_size
-        needed = zip([streams * self.seq_len + 1, 2, 2], self.split, strict=True)
-        least = max(math.ceil(characters / share) for characters, share in needed if share)
         return (
-            f"{self.label} is too short, {length:,} characters: {streams} streams (data.batch_size x processes) of "
-            f"data.seq_len={self.seq_len} and data.split={list(self.split)} need {least:,}."
+            f"{self.label} is too short, {length:,} characters, for data.split={list(self.split)} and "
+            f"{self.batch_size * world_size} streams (data.batch_size x processes) of data.seq_len={self.seq_len}."
         )
 
 
 class PythonData(TextData):
-    """The source of the running interpreter's standard library: real text that every machine has.
-
-    All modules in alphabetical order, without tests and installed packages. Arguments as for `TextData`.
-    """
+    """The running interpreter's standard library, without tests and installed packages; arguments as of `TextData`."""
 
     def __init__(self, **kwargs: Any):
         super().__init__(sysconfig.get_path("stdlib"), "*.py", **kwargs)

@@ -11,12 +11,7 @@ UNKNOWN = "\ufffd"  # in a vocabulary, it stands for every character that the vo
 
 
 class Vocabulary:
-    """Turns text into token indices and back.
-
-    **Arguments:**
-
-    - `characters`: one for each index. Without any, tokens are the 256 bytes of UTF-8.
-    """
+    """Turns text into token indices and back; without characters, tokens are the 256 bytes of UTF-8."""
 
     def __init__(self, characters: Sequence[str] = ()):
         self.characters = tuple(characters)

@@ -17,8 +17,6 @@ class WavesData(ForecastData):
     """Sums of sines with a trend and noise: sum_k sin(2 pi t / p_k + phi_k) + slope t + noise.
 
     **Arguments:** see `conf/data/waves.yaml`; `split` are those of `ForecastData`.
-
-    **Raises:** `UserError` if the context is shorter than the shortest wave.
     """
 
     def __init__(

@@ -12,31 +12,19 @@ from rnnlab.data.batch import Baseline, Batch
 
 @dataclass
 class Panel:
-    """One or more series, one after the other in one table.
+    """One or more series, one after the other in one table; each ends with a horizon of rows without targets."""
 
-    - `values`: (rows, columns) float32: targets, then past covariates, then future covariates.
-    - `targets`, `covariates`: names of the columns.
-    - `future_covariates`: names of the last columns, which are known in advance.
-    - `names`: names of the series.
-    - `first`, `end`: (series,) the first row, and the row after the last target. A horizon of rows follows, in which
-      only future covariates have values.
-    - `times`: (rows,) datetimes or numbers; row numbers if there is no time column.
-    - `freq`: step of `times`, as pandas writes it; `None` for numbers.
-    - `filled`: (rows, targets) whether a missing value was filled in; `None` if none was.
-    - `interpolated`: (rows,) whether a filled value depends on later ones; `None` if none does.
-    """
-
-    values: Tensor
-    targets: tuple[str, ...]
+    values: Tensor  # (rows, columns) float32: targets, then past covariates, then future covariates
+    targets: tuple[str, ...]  # names of the columns
     covariates: tuple[str, ...]
-    future_covariates: tuple[str, ...]
-    names: list[str]
-    first: np.ndarray
-    end: np.ndarray
-    times: np.ndarray
-    freq: str | None = None
-    filled: Tensor | None = None
-    interpolated: np.ndarray | None = None
+    future_covariates: tuple[str, ...]  # the last of them, which are known in advance
+    names: list[str]  # of the series
+    first: np.ndarray  # (series,) first row
+    end: np.ndarray  # (series,) the row after the last target
+    times: np.ndarray  # (rows,) datetimes or numbers; row numbers if there is no time column
+    freq: str | None = None  # step of `times`, as pandas writes it; None for numbers
+    filled: Tensor | None = None  # (rows, targets) whether a missing value was filled in; None if none was
+    interpolated: np.ndarray | None = None  # (rows,) whether a filled value depends on later ones; None if none does
 
     def series_of(self, rows: Tensor) -> Tensor:
         """The index of the series that each row belongs to."""
@@ -64,9 +52,7 @@ class Windows(Dataset):
 
     **Arguments:**
 
-    - `panel`: the series.
     - `origins`: (windows,) row of the first step to forecast.
-    - `context`, `horizon`: steps before the origin, and from it on.
     - `known_until`: (series,) row from which on y is hidden, for windows at the end of the training split.
     - `season`, `mase_scale`: for a `Baseline` in each batch; `mase_scale` is (series, targets).
     """

@@ -17,7 +17,7 @@ from rnnlab.nn.rnn import SimpleRNN
 from rnnlab.tasks.base import Task
 from rnnlab.tasks.metrics import ForecastScores, median_index, pinball
 from rnnlab.tasks.plots import draw_errors, draw_forecasts
-from rnnlab.tasks.window_rnn import WindowRNN, divisors
+from rnnlab.tasks.window_rnn import WindowRNN
 from rnnlab.tasks.window_scaler import Norm, WindowScaler
 from rnnlab.utils.errors import require
 
@@ -32,8 +32,6 @@ class Forecaster(Task):
     scale, metrics on that of the data.
 
     **Arguments:** `cell`, `optim`, `spec`: see `Task`; others: see `conf/model/forecaster.yaml`.
-
-    **Raises:** `UserError` for a logarithm of targets that are not positive.
     """
 
     kind = "series"
@@ -79,8 +77,7 @@ class Forecaster(Task):
                 "cell.bidirectional=true shows model.head=recursive the steps to forecast: set it to false.",
             )
         elif patch is not None and context is not None:
-            listed = ", ".join(map(str, divisors(context)))
-            require(context % patch == 0, f"model.patch={patch} does not divide data.context={context}; {listed} do.")
+            require(context % patch == 0, f"model.patch={patch} does not divide data.context={context}.")
 
     def make_network(self, cell: dict[str, Any], patch: int | None) -> nn.Module:  # type: ignore[override]
         spec, outputs = self.spec, max(1, len(self.quantiles))
@@ -177,10 +174,7 @@ class Forecaster(Task):
             table.add_row(name, *("" if value is None else f"{value:.6g}" for value in row))
             for other, value in zip(naive, row[1:], strict=True):
                 if name.endswith("/mae") and value is not None and not scores[name] < value:
-                    warnings.append(
-                        f"The model does not beat the {other.replace('_', '-')} forecast: {name} {scores[name]:.4g} "
-                        f"against {value:.4g}. Use that one, or try a longer data.context or more training."
-                    )
+                    warnings.append(f"The model does not beat the {other.replace('_', '-')} forecast in {name}.")
         return Group(table, *warnings)
 
     def figures(self, datamodule: ForecastData, split: Any) -> dict[str, Figure]:  # type: ignore[override]

@@ -37,12 +37,8 @@ class ForecastScores(Metric):
     - `pinball`: mean pinball loss of the quantiles (Koenker & Bassett 1978).
     - `coverage`: share of targets between the lowest and the highest quantile.
 
-    **Arguments:**
-
-    - `horizon`: steps of a forecast.
-    - `targets`: their names; several have metrics of their own, too.
-    - `quantiles`: their levels, 0.5 among them; empty for a point forecast.
-    - `suffix`: of the metrics' names.
+    Several `targets` have metrics of their own, too. Without `quantiles` it is a point forecast. `suffix` is that of
+    the metrics' names.
     """
 
     sums: Tensor  # (terms, horizon, targets)
@@ -50,8 +46,7 @@ class ForecastScores(Metric):
 
     def __init__(self, horizon: int, targets: tuple[str, ...], quantiles: tuple[float, ...], suffix: str = ""):
         super().__init__()
-        zeros = torch.zeros(8, horizon, len(targets), dtype=torch.float64)
-        self.add_state("sums", zeros, dist_reduce_fx="sum")
+        self.add_state("sums", torch.zeros(8, horizon, len(targets), dtype=torch.float64), dist_reduce_fx="sum")
         self.targets = targets
         self.quantiles = quantiles
         self.suffix = suffix

@@ -16,17 +16,10 @@ from rnnlab.utils.errors import printable
 
 MAX_CHARTS = 4
 MAX_FORECASTS = 8  # in a chart
-MAX_COUNTED = 20  # classes, up to which counts are legible
 
 
 def draw_forecasts(windows: Windows, model: Any) -> Figure:
-    """Forecasts with their intervals over the true series: of the first series, or the targets of the first one.
-
-    **Arguments:**
-
-    - `windows`: to choose from; of each series the last ones that do not overlap are drawn.
-    - `model`: a `Forecaster`.
-    """
+    """The last forecasts of a `Forecaster` over the true series: of the first series, or all targets of the first."""
     panel = windows.panel
     series = panel.series_of(windows.origins)
     charts = [(number, 0) for number in series.unique().tolist()]
@@ -44,9 +37,8 @@ def draw_forecasts(windows: Windows, model: Any) -> Figure:
         if len(panel.names) > 1:
             axes.set_title(_short(f"series {panel.names[number]}"), loc="right", fontsize="small", parse_math=False)
         axes.set_ylabel(_short(panel.targets[target]), parse_math=False)
-        axes.set_xlabel("step")
+        axes.set_xlabel("time")
         if panel.times.dtype.kind == "M":
-            axes.set_xlabel("time")
             axes.xaxis.set_major_formatter(ConciseDateFormatter(axes.xaxis.get_major_locator()))
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize="small")
         axes.grid(alpha=0.3)
@@ -100,7 +92,7 @@ def draw_confusion(counts: Tensor, names: Sequence[str]) -> Figure:
     axes.set_xticks(shown, [names[k] for k in shown], rotation=90 if max(map(len, names)) > 2 else 0, parse_math=False)
     axes.set_yticks(shown, [names[k] for k in shown], parse_math=False)
     axes.set(xlabel="predicted", ylabel="true")
-    if size <= MAX_COUNTED:
+    if size <= 20:  # legible
         for row, column in np.ndindex(size, size):
             if number := int(counts[row, column]):
                 color = "white" if shares[row, column] > 0.5 else "black"

@@ -10,11 +10,6 @@ from rnnlab.nn.rnn import SimpleRNN
 MAX_PATCH = 12  # steps
 
 
-def divisors(number: int) -> list[int]:
-    """All divisors of a number, in order."""
-    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
-
-
 class WindowRNN(nn.Module):
     """Reads a window in patches and forecasts all steps of the horizon at once, from the last hidden state.
 
@@ -23,8 +18,6 @@ class WindowRNN(nn.Module):
 
     **Arguments:**
 
-    - `cell`: config of the recurrent cell.
-    - `spec`: of the data.
     - `patch`: steps that the cell reads at once (Nie et al. 2023); `None`: the largest divisor of the context up to 12.
     - `outputs`: values for each step and target.
     """
@@ -32,7 +25,7 @@ class WindowRNN(nn.Module):
     def __init__(self, cell: dict[str, Any], spec: SequenceSpec, patch: int | None, outputs: int):
         super().__init__()
         context, horizon, targets = spec.seq_len, spec.horizon, len(spec.targets)
-        patch = patch or max(size for size in divisors(context) if size <= MAX_PATCH)
+        patch = patch or max(size for size in range(1, MAX_PATCH + 1) if context % size == 0)
         self.patches = context // patch
         self.shape = (horizon, targets, outputs)
         self.rnn = SimpleRNN(cell, patch * spec.input_size, horizon * targets * outputs)

@@ -15,10 +15,7 @@ Scale = tuple[Tensor, Tensor]  # location and spread of the targets in a window,
 class WindowScaler(nn.Module):
     """Takes logarithms of targets where they are asked for, subtracts a location and divides by a spread.
 
-    **Arguments:**
-
-    - `spec`: of the data.
-    - `norm`, `log`: see `conf/model/forecaster.yaml`.
+    **Arguments:** `norm`, `log`: see `conf/model/forecaster.yaml`.
     """
 
     log: Tensor  # (targets,) whether logarithms are taken

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
-from typing import BinaryIO
 
 from rnnlab.utils.errors import UserError
 
@@ -36,23 +35,12 @@ def reading(what: str) -> Iterator[None]:
         raise UserError(f"{what}: {message}") from error
 
 
-def open_file(path: Path, what: str) -> BinaryIO:
-    """A regular file, opened for reading bytes.
-
-    **Raises:** `UserError`, which calls the file `what`, if there is none or it cannot be read.
-    """
-    with reading(what):
-        if path.exists() and not path.is_file():
-            raise UserError(f"{what} is not a regular file.")
-        return path.open("rb")
-
-
 def read_text(path: Path, what: str, advice: str) -> Iterator[str]:
     """The text of a UTF-8 file, without a byte order mark, `CHUNK_SIZE` characters at a time.
 
     **Raises:** `UserError` with the position of the first invalid byte, and `advice`.
     """
-    with open_file(path, what) as raw, TextIOWrapper(raw, "utf-8-sig", newline="") as file:
+    with reading(what), path.open("rb") as raw, TextIOWrapper(raw, "utf-8-sig", newline="") as file:
         try:
             yield from iter(partial(file.read, CHUNK_SIZE), "")
         except UnicodeDecodeError as error:
