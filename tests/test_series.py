@@ -451,7 +451,7 @@ NUMBERS, MONTHS = np.arange(40.0), months(40).astype(str)
         ({"x": NUMBERS}, ("model.head=recursive", "data.covariates=[x]"), "leave out covariates"),
         ({}, ("data.horizon=0",), "data.horizon=0 must be a whole number, 1 or more"),
         ({}, ("data.val=1.5",), "data.val=1.5 must be a share"),
-        ({}, ("data.test=2",), "data.test=2 is shorter than data.horizon=3"),
+        ({}, ("data.test=2",), "The test split gets 2 and needs 3"),
         ({}, ("model.quantiles=[0.9,0.1]",), "model.quantiles=[0.9,0.1] must be numbers between 0 and 1, rising, 0.5"),
     ],
 )  # fmt: skip

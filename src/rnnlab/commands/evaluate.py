@@ -41,7 +41,9 @@ def evaluate(cfg: DictConfig) -> None:
         require_other_file("out", out, ckpt=ckpt, **{"data.path": path and str(path)})
     datamodule.prepare_data()
     datamodule.setup("test")
-    _check_same_sizes(model, datamodule)
+    for name in ("kind", "input_size", "output_size", "horizon", "every_step"):
+        here, there = getattr(datamodule.spec, name), getattr(model.spec, name)
+        require(here == there, f"The data have {name} {here}, the checkpoint was trained for {there}.")
     model.expect_tests(datamodule.spec.test_lengths)
     folder = Path(HydraConfig.get().runtime.output_dir)
     options = {"logger": False, "callbacks": [], "enable_checkpointing": False, "enable_progress_bar": False}
@@ -60,12 +62,6 @@ def evaluate(cfg: DictConfig) -> None:
             except OSError as error:
                 raise UserError(f"out={out} cannot be written: {error.strerror}.") from error
             tell(f"predictions: {out}")
-
-
-def _check_same_sizes(model: Task, datamodule: SequenceData) -> None:
-    for name in ("kind", "input_size", "output_size", "horizon", "every_step"):
-        here, there = getattr(datamodule.spec, name), getattr(model.spec, name)
-        require(here == there, f"The data have {name} {here}, the checkpoint was trained for {there}.")
 
 
 @torch.inference_mode()

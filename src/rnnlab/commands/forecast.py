@@ -9,7 +9,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from rnnlab.config.validate import check_parts
-from rnnlab.data.forecasting import ForecastData
 from rnnlab.data.windows import Windows
 from rnnlab.tasks.forecaster import Forecaster
 from rnnlab.tasks.plots import draw_forecasts
@@ -43,7 +42,10 @@ def forecast(cfg: DictConfig, literal: dict[str, str]) -> None:
     for key in ("out", "plot"):
         require_other_file(key, settings[key], ckpt=ckpt, **{"data.path": path and str(path)})
     model = model.to(device).eval()
-    windows = _test_windows(datamodule) if backtest else datamodule.latest_windows()
+    if backtest:
+        datamodule.setup("test")
+        require("test" in datamodule.splits, "backtest=true needs a test split: give data.test=STEPS.")
+    windows = datamodule.splits["test"] if backtest else datamodule.latest_windows()
     table = _table(windows, model, backtest)
     try:
         if settings[key := "out"] is not None:
@@ -53,15 +55,7 @@ def forecast(cfg: DictConfig, literal: dict[str, str]) -> None:
                 draw_forecasts(windows, model).savefig(settings[key], dpi=110)
     except (OSError, ValueError) as error:
         raise UserError(f"{key}={settings[key]} cannot be written: {error}") from error
-    tell(table.head(PRINTED_ROWS).to_string(index=False, float_format="{:.7g}".format, na_rep=""))
-    if len(table) > PRINTED_ROWS:
-        tell(f"{len(table) - PRINTED_ROWS:,} more rows: out=FILE writes all.")
-
-
-def _test_windows(datamodule: ForecastData) -> Any:
-    datamodule.setup("test")
-    require("test" in datamodule.splits, "backtest=true needs a test split: give data.test=STEPS.")
-    return datamodule.splits["test"]
+    tell(table.to_string(index=False, float_format="{:.7g}".format, na_rep="", max_rows=PRINTED_ROWS))
 
 
 def _table(windows: Windows, model: Forecaster, backtest: bool) -> pd.DataFrame:

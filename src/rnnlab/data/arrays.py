@@ -26,10 +26,7 @@ class LabelledSequences:
 
 
 def read_arrays(path: Path) -> LabelledSequences:
-    """Read and check an NPZ file, see `LabelledData`; arrays of Python objects are refused, nothing is unpickled.
-
-    **Raises:** `UserError` if an array is missing, or has a wrong type, shape or value.
-    """
+    """Read and check an NPZ file; arrays of Python objects are refused, nothing is unpickled."""
     what = f"data.path={path}"
     with path.open("rb") as file, NpzFile(file) as arrays:
         x, y, lengths, names = arrays["x"], arrays["y"], arrays.get("lengths"), arrays.get("classes")
@@ -66,10 +63,7 @@ def read_arrays(path: Path) -> LabelledSequences:
 def read_table(
     path: Path, sequence_id: str, time: str | None, label: str, features: list[str] | None, dayfirst: bool | None
 ) -> LabelledSequences:
-    """Read and check a table, see `LabelledData`.
-
-    **Raises:** `UserError` with the rows, counted from 1 without the header, where a column is wrong.
-    """
+    """Read and check a table with a row for each step; messages count rows from 1, without the header."""
     keys = [name for name in (sequence_id, time, label) if name is not None]
     frame = read_columns(path, [*keys, *(features or [])], [sequence_id, label], others=features is None)
     names = list(frame.columns)[len(keys) :]

@@ -45,11 +45,6 @@ class ForecastData(SequenceData):
         self.season = season
         self.stride = stride
         self.sizes: dict[Split, float] = {"val": val, "test": test}
-        for split, size in self.sizes.items():
-            require(
-                size < 1 or size >= horizon,
-                f"data.{split}={size:g} is shorter than data.horizon={horizon}: use 0, or more steps.",
-            )
 
     def read(self) -> Panel:
         raise NotImplementedError

@@ -20,11 +20,8 @@ from rnnlab.utils.files import locate, reading
 class SequenceSubset(Dataset):
     """Some of the sequences of a table, cut out when asked for.
 
-    **Arguments:**
-
-    - `values`: (steps of all sequences + 1, features), zeros in the last row.
-    - `lengths`, `labels`: (sequences,) of all of them.
-    - `chosen`: (chosen sequences,) which.
+    **Arguments:** (steps of all sequences + 1, features) values, zeros in the last row; (sequences,) lengths and labels
+    of all of them; (chosen sequences,) which.
 
     Indexing with (batch,) integers gives a `Batch`, with `lengths` unless all sequences of the table have the same.
     """
@@ -99,7 +96,15 @@ class ClassificationData(SequenceData):
                 "empty.",
             )
         if self.spec is None:
-            self.spec = self._make_spec(data, chosen["train"])
+            self.spec = SequenceSpec(
+                "labels",
+                input_size=data.values.shape[1],
+                output_size=len(data.classes),
+                seq_len=int(data.lengths.max()),
+                classes=tuple(data.classes),
+                covariates=data.features,
+                scale=_fit_scale(data, chosen["train"]) if self.standardise else (),
+            )
         labels = torch.from_numpy(self._map_labels(data))
         values, lengths = torch.from_numpy(self._scaled_values(data)), torch.from_numpy(data.lengths)
         self.split_ids = {split: [data.ids[k] for k in numbers.tolist()] for split, numbers in chosen.items()}
@@ -108,17 +113,6 @@ class ClassificationData(SequenceData):
             for split, numbers in chosen.items()
             if len(numbers)
         }
-
-    def _make_spec(self, data: LabelledSequences, train: np.ndarray) -> SequenceSpec:
-        return SequenceSpec(
-            "labels",
-            input_size=data.values.shape[1],
-            output_size=len(data.classes),
-            seq_len=int(data.lengths.max()),
-            classes=tuple(data.classes),
-            covariates=data.features,
-            scale=_fit_scale(data, train) if self.standardise else (),
-        )
 
     def _map_labels(self, data: LabelledSequences) -> np.ndarray:
         """The labels as `spec` numbers them."""

@@ -98,10 +98,9 @@ def _frequency(times: np.ndarray, series: np.ndarray) -> Any:
 def check_gaps(
     path: Path, row_at: np.ndarray, times: np.ndarray, missing: np.ndarray, first: np.ndarray, fill: str | None
 ) -> None:
-    """Raise `UserError` unless missing cells can be filled; otherwise report how many steps are.
+    """Raise `UserError` unless the (steps, columns) missing cells can be filled; otherwise report how many steps are.
 
-    **Arguments:** (steps,) rows of the file from 1, 0 if it has none, and times; (steps, columns) whether a cell is
-    missing; (series,) first steps.
+    `row_at` is the row of the file that each step is in, from 1, or 0; `first` is the first step of each series.
     """
     holes: Any = missing.any(1)
     starts = np.flatnonzero(np.diff(holes, prepend=False) & holes)

@@ -20,8 +20,6 @@ class SeriesData(ForecastData):
     """Series of a CSV or Parquet file.
 
     **Arguments:** those of `conf/data/series.yaml`; `split` are those of `ForecastData`.
-
-    **Raises:** `UserError` with the rows, counted from 1 without the header, where a column is wrong.
     """
 
     def __init__(
@@ -113,12 +111,7 @@ class SeriesData(ForecastData):
 
 
 class WeatherData(SeriesData):
-    """Four years of daily weather in Seattle, which the package vega-datasets carries (NOAA, public domain).
-
-    `precipitation` is in mm, `temp_max` and `temp_min` in degrees Celsius, `wind` in m/s.
-
-    **Arguments:** those of `SeriesData` but `path` and `time`.
-    """
+    """Four years of daily weather in Seattle, which the package vega-datasets carries (NOAA, public domain)."""
 
     def __init__(self, **columns: Any):
         package = find_spec("vega_datasets")

@@ -54,9 +54,7 @@ class StatefulTrainBatches(TrainBatches):
 
     **Arguments:**
 
-    - `size`: characters of the text.
     - `streams`: sequences of a batch, all ranks together; rank r reads every `world_size`-th of them from the r-th.
-    - `seq_len`: characters of a sequence.
     - `steps`: batches of an epoch; `None` is one pass.
     """
 

@@ -12,10 +12,7 @@ from rnnlab.utils.errors import UserError, require
 
 
 def read_columns(path: Path, columns: list[str], text: list[str | None], others: bool = False) -> pd.DataFrame:
-    """The given columns of a file; those in `text` are names such as 007 or NA. With `others` all others follow.
-
-    **Raises:** `UserError` if a column is missing or there is more than one of its name, or the file has no rows.
-    """
+    """The given columns of a file; those in `text` are names such as 007 or NA. With `others` all others follow."""
     frame = _read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _read_csv(path, text)
     for name in columns:
         require(name in frame, f"data.path={path} has no column {name}. It has: {listed(list(frame))}.")
@@ -23,7 +20,7 @@ def read_columns(path: Path, columns: list[str], text: list[str | None], others:
         require("" not in frame, f"data.path={path} has a column without a name: name it or remove it.")
         columns = columns + [name for name in frame if name not in columns]
     require(len(frame) > 0, f"data.path={path} has no rows.")
-    frame = frame[list(columns)]
+    frame = frame[columns]
     repeated = frame.columns[frame.columns.duplicated()].unique()
     require(repeated.empty, f"data.path={path}: column {', '.join(repeated)} more than once.")
     return frame
@@ -48,9 +45,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         frame = pd.read_parquet(path)
     except ImportError as error:
         raise UserError('Parquet files need pyarrow: pip install "rnnlab[data]", in a clone -e ".[data]".') from error
-    if any(frame.index.names):
-        frame = frame.reset_index()
-    return frame
+    return frame.reset_index(drop=not any(frame.index.names))
 
 
 def read_names(path: Path, column: pd.Series) -> tuple[np.ndarray, list[str]]:

@@ -21,10 +21,7 @@ class Vocabulary:
         return len(self.characters) or 256
 
     def encode(self, text: str, what: str) -> np.ndarray:
-        """The index of every character of `text`, or of every byte of its UTF-8, as int64.
-
-        **Raises:** `UserError`, which calls the text `what`, with the characters that the vocabulary lacks.
-        """
+        """The index of every character of `text`, or of every byte of its UTF-8, as int64; `what` is for messages."""
         if not self.characters:
             raw = text.encode("utf-8", "surrogateescape")  # bytes of the command line that are not UTF-8
             return np.frombuffer(raw, dtype=np.uint8).astype(np.int64)

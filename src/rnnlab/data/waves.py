@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from rnnlab.data.forecasting import ForecastData
 from rnnlab.data.windows import Panel
@@ -41,13 +40,6 @@ class WavesData(ForecastData):
     def read(self) -> Panel:
         rows = self.length + self.horizon
         first = np.arange(self.num_series) * rows
-        values = F.pad(self._sample(), (0, self.horizon), value=torch.nan).view(-1, 1)
-        names = [str(number) for number in range(self.num_series)]
-        times = np.tile(np.arange(rows), self.num_series)
-        return Panel(values, ("value",), (), (), names, first, first + self.length, times)
-
-    def _sample(self) -> Tensor:
-        """(series, steps)"""
         generator = torch.Generator().manual_seed(self.seed)
         waves = (self.num_series, self.num_waves, 1)
         periods = 5 * (self.context / 5) ** torch.rand(waves, generator=generator)
@@ -55,4 +47,8 @@ class WavesData(ForecastData):
         slopes = self.trend * torch.randn(self.num_series, 1, generator=generator)
         noise = self.noise * torch.randn(self.num_series, self.length, generator=generator)
         time = torch.arange(self.length)
-        return torch.sin(2 * math.pi * time / periods + phases).sum(1) + slopes * time / self.length + noise
+        values = torch.sin(2 * math.pi * time / periods + phases).sum(1) + slopes * time / self.length + noise
+        values = F.pad(values, (0, self.horizon), value=torch.nan).view(-1, 1)
+        names = [str(number) for number in range(self.num_series)]
+        times = np.tile(np.arange(rows), self.num_series)
+        return Panel(values, ("value",), (), (), names, first, first + self.length, times)

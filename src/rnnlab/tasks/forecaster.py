@@ -117,10 +117,7 @@ class Forecaster(Task):
         return self._outputs(window).to(y.dtype), y, None
 
     def forecast(self, x: Tensor) -> Tensor:
-        """Windows (batch, context, channels) -> (batch, horizon, targets, outputs), both on the scale of the data.
-
-        The outputs are the quantiles in rising order, or the point forecast.
-        """
+        """Windows (batch, context, channels) -> quantiles in rising order (batch, horizon, targets, quantiles or 1)."""
         window, scale = self.scaler(x)
         return self.scaler.unscale(self._outputs(window).to(x.dtype), scale)
 

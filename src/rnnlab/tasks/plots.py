@@ -28,7 +28,7 @@ def draw_forecasts(windows: Windows, model: Any) -> Figure:
     charts = charts[:MAX_CHARTS]
     figure = Figure(figsize=(9.5, 1.2 + 2.6 * len(charts)), layout="constrained")
     for axes, (number, target) in zip(figure.subplots(len(charts), squeeze=False)[:, 0], charts, strict=True):
-        origins = _last_without_overlap(windows.origins[series == number].tolist(), len(windows.future))
+        origins = windows.origins[series == number].flip(0)[:: len(windows.future)][:MAX_FORECASTS].flip(0)
         values = model.forecast(windows.inputs(origins).to(model.device)).detach()[:, :, target].cpu()
         rows = torch.arange(int(origins[0]) - len(windows.past), int(panel.end[number]))
         rows = rows[rows < origins[-1] + len(windows.future)]
@@ -43,14 +43,6 @@ def draw_forecasts(windows: Windows, model: Any) -> Figure:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize="small")
         axes.grid(alpha=0.3)
     return figure
-
-
-def _last_without_overlap(origins: list[int], horizon: int) -> Tensor:
-    chosen = [origins[-1]]
-    for origin in reversed(origins):
-        if chosen[-1] - origin >= horizon:
-            chosen.append(origin)
-    return torch.tensor(chosen[:MAX_FORECASTS][::-1])
 
 
 def _draw_intervals(axes: Axes, times: np.ndarray, values: Tensor, quantiles: tuple[float, ...]) -> None:

@@ -28,10 +28,8 @@ def reading(what: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise UserError(f"{what}: there is no such file.") from error
-    except OSError as error:
-        raise UserError(f"{what} cannot be read: {error.strerror or error}.") from error
     except Exception as error:
-        message = str(error).strip().partition("\n")[0] or type(error).__name__
+        message = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(f"{what}: {message}") from error
 
 
