@@ -459,6 +459,12 @@ def test_columns_and_settings_that_do_not_fit(columns, overrides, words, refused
     assert words in refused(table(tmp_path, **columns), *overrides)
 
 
+def test_levels_that_float32_resolves(refused, tmp_path):
+    data_of(table(tmp_path, y=np.full(40, 9.99)))
+    data_of(table(tmp_path, y=np.repeat([9.99, 10.49], 20)))
+    assert "float32" in refused(table(tmp_path, y=1e9 + np.arange(40.0)))
+
+
 def test_a_series_that_is_too_short(refused, tmp_path):
     message = refused(table(tmp_path, y=np.arange(18.0)))
     assert "has 18 steps" in message

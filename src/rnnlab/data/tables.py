@@ -62,8 +62,17 @@ def read_numbers(path: Path, column: pd.Series, empty: bool = True) -> np.ndarra
         numbers = pd.to_numeric(column.astype(object), errors="coerce")
         refuse(path, column, numbers.isna() & column.notna(), "cells that are not numbers")
     values = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
-    refuse(path, column, np.isnan(values) & (not empty), "empty cells")
-    refuse(path, column, np.isinf(values.astype(np.float32)), "infinite cells")  # what the network computes with
+    known = ~np.isnan(values)
+    refuse(path, column, ~known & (not empty), "empty cells")
+    stored = values.astype(np.float32)  # what the network computes with
+    refuse(path, column, np.isinf(stored), "infinite cells")
+    changes = np.diff(values[known])
+    errors = np.diff(stored[known].astype(np.float64)) - changes
+    require(
+        np.abs(errors).sum() <= 0.01 * np.abs(changes).sum(),
+        f"data.path={path}: {column.name} changes too little for its level to be resolved by float32: subtract a "
+        "constant from it.",
+    )
     return values
 
 
