@@ -181,7 +181,7 @@ FORECAST = "model=forecaster data=waves"
         (f"{FORECAST} data.val=0.6 data.test=0.5", "leave nothing to train on"),
         (f"{FORECAST} data.context=4", "data.context=4 is too short"),
         ("data=series data.calendar=[month]", "data.calendar=['month'] needs dates: data.time=null gives none"),
-        ("data=echo data.lag=40", "data.lag=40 reaches beyond the sequence: use less than data.seq_len=40"),
+        ("data=echo data.lag=40", "data.seq_len=40 is too short: this task needs 41 or more steps"),
         ("data=random data.target=labels data.output_size=1", "data.output_size=1 leaves one label"),
         ("data=random data.target=some", "data.target=some must be labels, values or noise"),
         ("model=regressor data=random", "data=random gives labels: use model=classifier"),
@@ -228,7 +228,7 @@ def test_all_that_is_wrong_is_told_at_once():
             "+cell.sise=3", "optim.lr=nan", "optim.optimizer.betas=[2,0.9]", "~trainer.devices", "seed=${nope}",
         )  # fmt: skip
     begins = ("data.num_val=1 must be", "cell.hidden_size=0 must be", "cell.sise is not", "optim.lr=nan must be",
-              "optim.optimizer.betas=[2,0.9] must be", "trainer.devices is left out", "seed=${nope}: ", "data.lag=99 ",
+              "optim.optimizer.betas=[2,0.9] must be", "trainer.devices is left out", "seed=${nope}: ", "data.seq_len=40 ",
               "cell.bidirectional=true lets", "model=char reads tokens, data=echo gives labels")  # fmt: skip
     assert all(sum(line.startswith(begin) for line in raised.value.args) == 1 for begin in begins)
     assert len(raised.value.args) == len(begins)

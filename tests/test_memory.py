@@ -168,8 +168,8 @@ def test_training_samples_follow_the_run_seed_and_test_samples_do_not(monkeypatc
     [
         (lambda: memory.AddingData(seq_len=1), "data.seq_len=1 is too short"),
         (lambda: memory.TemporalOrderData(seq_len=9), "10 or more"),
-        (lambda: memory.EchoData(40, lag=40), "data.lag=40 reaches beyond"),
-        (lambda: memory.CopyData(30, length=15), "data.length=15"),
+        (lambda: memory.EchoData(40, lag=40), "data.seq_len=40 is too short: this task needs 41"),
+        (lambda: memory.CopyData(30, length=15), "31 or more"),
     ],
     ids=["adding", "order", "echo", "copy"],
 )

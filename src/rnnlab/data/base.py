@@ -1,6 +1,7 @@
 """Base class of the datasets: whole batches by indexing."""
 
 import os
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rnnlab.data.batch import Batch
-from rnnlab.data.samplers import EvenBatches, GlobalBatches, TrainBatches
+from rnnlab.data.samplers import GlobalBatches, TrainBatches, even_batches
 from rnnlab.data.spec import Kind, SequenceSpec
 
 Split = Literal["train", "val", "test"]
@@ -63,20 +64,17 @@ class SequenceData(pl.LightningDataModule):
         dataset: Any = next(self.splits[split] for split in splits if split in self.splits)
         return dataset[torch.arange(min(size, len(dataset)))]
 
-    def batches(self, split: Split, rank: int, world_size: int) -> Sampler:
+    def batches(self, split: Split, rank: int, world_size: int) -> Sampler | Sequence[Tensor]:
         """The indices of the batches of a split that one of `world_size` ranks reads."""
         size = len(self.splits[split])  # type: ignore[arg-type]
         if split == "train":
             return GlobalBatches(size, self.batch_size * world_size, self.epoch_steps, self.run_seed, rank, world_size)
-        return EvenBatches(size, self.batch_size, rank, world_size)
+        return even_batches(size, self.batch_size, rank, world_size)
 
     @property
     def run_seed(self) -> int:
         """The seed of the run, from Lightning's `seed_everything`."""
         return int(os.environ.get("PL_GLOBAL_SEED", "0"))
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return batch.to(device)
 
     def train_dataloader(self) -> DataLoader:
         if (overfit := self._overfit_loader()) is not None:
@@ -94,9 +92,11 @@ class SequenceData(pl.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader | list:
         test = self._evaluation_loader("test")
-        sizes = map(len, self.further_tests)  # type: ignore[arg-type]
-        samplers = [EvenBatches(size, self.batch_size, *self._rank()) for size in sizes]
-        return [test, *map(self._loader, self.further_tests, samplers)] if samplers else test
+        further = [
+            self._loader(dataset, even_batches(len(dataset), self.batch_size, *self._rank()))  # type: ignore[arg-type]
+            for dataset in self.further_tests
+        ]
+        return [test, *further] if further else test
 
     def state_dict(self) -> dict[str, Any]:
         return self.train_batches.state_dict() if self.train_batches else {}
@@ -117,7 +117,7 @@ class SequenceData(pl.LightningDataModule):
     def _evaluation_loader(self, split: Split) -> DataLoader | list:
         return self._loader(self.splits[split], self.batches(split, *self._rank())) if split in self.splits else []
 
-    def _loader(self, dataset: Dataset, batches: Sampler) -> DataLoader:
+    def _loader(self, dataset: Dataset, batches: Sampler | Sequence[Tensor]) -> DataLoader:
         # batch_size=None: a batch is one index into the dataset, nothing is collated.
         # Without a generator of its own a loader draws from the random numbers that dropout uses.
         return DataLoader(

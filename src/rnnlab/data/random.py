@@ -20,9 +20,7 @@ class RandomData(SequenceData):
     scaled to unit variance, `"labels"` is argmax W s_T. `"noise"` is a random label: a network can only memorise it, so
     that the training loss measures capacity and the test accuracy stays at 1 / output_size.
 
-    x is (samples, seq_len, input_size); y is (samples,) for labels and noise, (samples, output_size) for values.
-
-    **Raises:** `UserError` for another target, and for labels of a single class.
+    **Raises:** `UserError` for labels of a single class.
     """
 
     kinds: tuple[Kind, ...] = ("labels", "values")
@@ -41,8 +39,6 @@ class RandomData(SequenceData):
         seed: int = 0,
     ):
         super().__init__(batch_size, epoch_steps)
-        targets = ("labels", "values", "noise")
-        require(target in targets, f"data.target={target!r} is not known: use {', '.join(targets)}.")
         require(target == "values" or output_size >= 2, "data.output_size=1 leaves one label: use 2 or more classes.")
         self.target = target
         self.kinds = ("values",) if target == "values" else ("labels",)
@@ -54,23 +50,19 @@ class RandomData(SequenceData):
     def make(self) -> dict[Split, Dataset]:
         seq_len, input_size = self.shape
         self.spec = SequenceSpec(self.kinds[0], input_size, self.output_size, seq_len)
-        teacher = torch.randn(self.output_size, input_size, generator=self._generator(0))
-        teacher /= teacher.norm(dim=1, keepdim=True)
         # each split has a generator of its own, so that num_train does not change the test set
-        return {
-            split: self._samples(size, teacher, self._generator(number))
-            for number, (split, size) in enumerate(self.sizes.items(), 1)
-        }
+        generators = [torch.Generator().manual_seed(4 * self.seed + number) for number in range(4)]
+        teacher = torch.randn(self.output_size, input_size, generator=generators[0])
+        teacher /= teacher.norm(dim=1, keepdim=True)
+        splits = zip(self.sizes.items(), generators[1:], strict=True)
+        return {split: self._samples(size, teacher, generator) for (split, size), generator in splits}
 
     def _samples(self, size: int, teacher: Tensor, generator: torch.Generator) -> TensorBatches:
         x = torch.randn(size, *self.shape, generator=generator)
         weights = DECAY ** torch.arange(x.shape[1] - 1, -1, -1)
-        values = torch.einsum("ntf,t->nf", x, weights / weights.norm()) @ teacher.T
-        if self.target == "values":
-            return TensorBatches(x, values)
+        y = torch.einsum("ntf,t->nf", x, weights / weights.norm()) @ teacher.T
         if self.target == "labels":
-            return TensorBatches(x, values.argmax(1))
-        return TensorBatches(x, torch.randint(self.output_size, (size,), generator=generator))
-
-    def _generator(self, number: int) -> torch.Generator:
-        return torch.Generator().manual_seed(4 * self.seed + number)
+            y = y.argmax(1)
+        elif self.target == "noise":
+            y = torch.randint(self.output_size, (size,), generator=generator)
+        return TensorBatches(x, y)

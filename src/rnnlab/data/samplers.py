@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-CHUNK = 1 << 13  # indices of an epoch's order that are drawn at once
-
 
 class TrainBatches(Sampler[Any]):
     """The indices of an epoch's `steps` training batches, in an order that is a function of seed and epoch."""
@@ -67,35 +65,22 @@ class GlobalBatches(TrainBatches):
 
     def read(self, position: int) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        chunk = max(1, CHUNK // self.batch_size)  # batches; the order of a long epoch is never all in memory
-        rest = torch.empty(0, dtype=torch.int64)
-        for first in range(0, self.steps, chunk):
-            number = min(chunk, self.steps - first)
-            needed = number * self.batch_size
-            passes = math.ceil((needed - len(rest)) / self.size)
-            order = torch.cat((rest, *(torch.randperm(self.size, generator=generator) for _ in range(passes))))
-            batches, rest = order[:needed].view(number, self.batch_size), order[needed:]
-            yield from batches[max(0, position - first) :, self.share]
+        order = torch.empty(0, dtype=torch.int64)
+        for step in range(self.steps):
+            passes = math.ceil((self.batch_size - len(order)) / self.size)
+            if passes > 0:
+                order = torch.cat((order, *(torch.randperm(self.size, generator=generator) for _ in range(passes))))
+            batch, order = order[: self.batch_size], order[self.batch_size :]
+            if step >= position:
+                yield batch[self.share]
 
 
-class EvenBatches(Sampler[Tensor]):
+def even_batches(size: int, batch_size: int, rank: int = 0, world_size: int = 1) -> tuple[Tensor, ...]:
     """Every sample once, in order, in batches of nearly equal size; the ranks share them without padding.
 
     A dataset with fewer samples than ranks is read whole by each rank, which does not change any metric.
     """
-
-    def __init__(self, size: int, batch_size: int, rank: int = 0, world_size: int = 1):
-        if size < world_size:
-            rank, world_size = 0, 1
-        self.size = size
-        self.num_batches = min(size, world_size * math.ceil(size / (world_size * batch_size)))  # of all ranks
-        self.own = range(rank, self.num_batches, world_size)
-
-    def __len__(self) -> int:
-        return len(self.own)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        length, longer = divmod(self.size, self.num_batches)  # the first `longer` batches have one sample more
-        for k in self.own:
-            first = k * length + min(k, longer)
-            yield torch.arange(first, first + length + (k < longer))
+    if size < world_size:
+        rank, world_size = 0, 1
+    batches = min(size, world_size * math.ceil(size / (world_size * batch_size)))
+    return torch.arange(size).tensor_split(batches)[rank::world_size]

@@ -1,6 +1,7 @@
 """Synthetic sequences computed from their index: as many as needed, the same on any number of processes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,9 +20,7 @@ GAMMA, FIRST, SECOND = (number - 2**64 for number in (0x9E3779B97F4A7C15, 0xBF58
 def uniform(key: int, indices: Tensor, count: int) -> Tensor:
     """`count` random numbers for each of (batch,) `indices`, which depend only on key and index.
 
-    They are those of SplitMix64 (Steele et al. 2014) with the state `key`, evaluated at any position.
-
-    **Returns:** (batch, count) numbers of 24 bits in [0, 1).
+    They are those of SplitMix64 (Steele et al. 2014) with the state `key`: (batch, count) of 24 bits in [0, 1).
     """
     position = indices[:, None] * count + torch.arange(1, count + 1)
     return _shift_right(_mix(key + position * GAMMA), 40).float() * 2.0**-24
@@ -47,10 +46,7 @@ def _shift_right(z: Tensor, bits: int) -> Tensor:
 
 
 class Samples(Dataset):
-    """Samples of the task `data`, computed when they are asked for, at indices above `size`, too.
-
-    Their random numbers depend on `data.seed` and `key`.
-    """
+    """Samples of a task, computed from their index; their random numbers depend on `data.seed` and `key`, too."""
 
     def __init__(self, data: "SyntheticData", seq_len: int, size: int, *key: int):
         self.data = data
@@ -62,8 +58,7 @@ class Samples(Dataset):
         return self.size
 
     def __getitem__(self, indices: Tensor) -> Batch:
-        random = uniform(self.key, indices, self.data.num_random(self.seq_len))
-        return Batch(*self.data.sample(random, self.seq_len))
+        return Batch(*self.data.sample(partial(uniform, self.key, indices), self.seq_len))
 
 
 class FreshBatches(TrainBatches):
@@ -85,7 +80,7 @@ class SyntheticData(SequenceData):
     A subclass sets the fields of the spec and defines `sample`. Training samples depend on `seed` and the seed of the
     run, validation and test samples on `seed` only.
 
-    **Raises:** `UserError` for sequences shorter than the task allows.
+    **Raises:** `UserError` for sequences shorter than `min_seq_len`.
     """
 
     kinds: tuple[Kind, ...] = ("labels",)
@@ -114,14 +109,10 @@ class SyntheticData(SequenceData):
         self.seq_len = seq_len
         self.sizes: dict[Split, int] = {"train": batch_size * epoch_steps, "val": num_val, "test": num_test}
         self.seed = seed
-        self.test_lengths = tuple(dict.fromkeys(test_lengths))
+        self.test_lengths = tuple(test_lengths)
 
-    def num_random(self, seq_len: int) -> int:
-        """How many random numbers a sample needs."""
-        return seq_len
-
-    def sample(self, random: Tensor, seq_len: int) -> tuple[Tensor, Tensor]:
-        """(x, y) of a batch, from (batch, `num_random(seq_len)`) random numbers in [0, 1)."""
+    def sample(self, uniform: Callable[[int], Tensor], seq_len: int) -> tuple[Tensor, Tensor]:
+        """(x, y) of a batch; `uniform(count)` gives (batch, count) random numbers in [0, 1)."""
         raise NotImplementedError
 
     def make(self) -> dict[Split, Dataset]:
@@ -138,7 +129,7 @@ class SyntheticData(SequenceData):
         self.further_tests = [Samples(self, length, self.sizes["test"], 2, length) for length in self.test_lengths]
         return {split: Samples(self, self.seq_len, size, *keys[split]) for split, size in self.sizes.items()}
 
-    def batches(self, split: Split, rank: int, world_size: int) -> Sampler:
+    def batches(self, split: Split, rank: int, world_size: int) -> Sampler | Sequence[Tensor]:
         if split == "train":
             return FreshBatches(self.batch_size * world_size, self.epoch_steps, rank, world_size)  # type: ignore[arg-type]
         return super().batches(split, rank, world_size)

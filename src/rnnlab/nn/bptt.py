@@ -19,7 +19,6 @@ from rnnlab.nn.init import GATES
 from rnnlab.nn.min_rnn import LinearRNN
 from rnnlab.nn.stack import Stack, inside, reverse
 
-STATES = ("h", "c")
 Step = dict[str, Tensor]  # (batch, hidden) each: state `h`, for LSTM `c`, gates by name, and `units` (tanh or ReLU)
 
 
@@ -32,13 +31,17 @@ class Layer:
     recurrent: dict[str, Tensor]  # recurrent weights of each gate, (hidden, hidden); without gates under an empty name
     relu: bool
 
+    @property
+    def states(self) -> list[str]:
+        return [name for name in ("h", "c") if name in self.steps[0]]
+
     def saturation(self, lengths: list[int] | None = None) -> dict[str, Tensor]:
         """The share of saturated gates and units over a batch, by name; padding behind `lengths` does not count.
 
         Gates are saturated below 0.1 and above 0.9 (Karpathy et al. 2015), tanh units beyond 0.9, ReLUs at 0.
         """
         shares = {}
-        for name in [name for name in self.steps[0] if name not in STATES]:
+        for name in self.steps[0].keys() - self.states:
             values = torch.stack([step[name].detach() for step in self.steps], 1)
             if name != "units":
                 saturated = (values < 0.1) | (values > 0.9)
@@ -55,13 +58,11 @@ def gradients_through_time(loss: Tensor, layers: list[Layer]) -> list[dict[str, 
 
     **Returns:** for each layer dL/dh_t as `h`, and for LSTM dL/dc_t as `c`, (batch, time, hidden) in float64.
     """
-    keys = [(layer, name) for layer in layers for name in STATES if name in layer.steps[0]]
-    states = [step[name] for layer, name in keys for step in layer.steps]
+    states = [step[name] for layer in layers for name in layer.states for step in layer.steps]
     gradients = iter(torch.autograd.grad(loss, states, materialize_grads=True) if states else ())
-    found: dict[str, dict[str, Tensor]] = {layer.name: {} for layer in layers}
-    for layer, name in keys:
-        found[layer.name][name] = torch.stack([next(gradients) for _ in layer.steps], 1)
-    return list(found.values())
+    return [
+        {name: torch.stack([next(gradients) for _ in layer.steps], 1) for name in layer.states} for layer in layers
+    ]
 
 
 def norm_per_step(gradient: Tensor, lengths: list[int] | None = None) -> Tensor:

@@ -69,12 +69,7 @@ def any_non_finite(tensors: list[Any]) -> bool | Tensor:
     if tensors[0].is_cpu and not isinstance(tensors[0], DTensor):
         # faster than a norm; finite gradients overflow a sum beyond 3e38, a sum of squares beyond 1e19
         return not math.isfinite(sum(tensor.sum(dtype=torch.float32).item() for tensor in tensors))
-    return ~largest(tensors).isfinite()
-
-
-def largest(tensors: list[Any]) -> Tensor:
-    """The largest absolute value of all entries of the tensors, NaN if one is NaN, see `total_norm`."""
-    return total_norm(tensors, math.inf)
+    return ~total_norm(tensors, math.inf).isfinite()
 
 
 def total_norm(tensors: list[Any], order: float = 2.0) -> Tensor:

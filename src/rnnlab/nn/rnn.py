@@ -11,19 +11,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from rnnlab.nn.autocast import call_cell
 from rnnlab.nn.cells import make_cell
 from rnnlab.nn.stack import Stack, inside
-from rnnlab.utils.errors import require
 
 Readout = Literal["last", "mean", "all"]
 MAX_STEP_BATCH = 16  # sequences up to which `SimpleRNN.step` is faster by the kernels of a single step
-
-
-def require_tied(tied: bool, embedding: int | None, width: int) -> None:
-    """Raise `UserError` if weights are `tied` without an embedding as wide as the cell."""
-    require(
-        not tied or embedding == width,
-        f"model.tied=true shares weights between embedding and read-out: set model.embedding={width}, the cell's "
-        f"width; it is {'null' if embedding is None else embedding}.",
-    )
 
 
 class SimpleRNN(nn.Module):
@@ -41,10 +31,8 @@ class SimpleRNN(nn.Module):
     - `output_size`: size of each prediction.
     - `readout`: `"last"` and `"mean"` predict once for a sequence, `"all"` at every step.
     - `embedding`: width of the token embedding; `None` encodes tokens as one-hot vectors.
-    - `tied`: share one weight between embedding and head (Press & Wolf 2017).
+    - `tied`: share one weight between embedding and head (Press & Wolf 2017); needs an embedding of the cell's width.
     - `dropout`: of the head's input, with one mask for all steps (Gal & Ghahramani 2016).
-
-    **Raises:** `UserError` for `tied` without an embedding of the cell's width.
     """
 
     def __init__(
@@ -66,7 +54,6 @@ class SimpleRNN(nn.Module):
         self.bidirectional = getattr(self.cell, "bidirectional", False)
         width = getattr(self.cell, "proj_size", 0) or self.cell.hidden_size
         self.head = nn.Linear(2 * width if self.bidirectional else width, output_size)
-        require_tied(tied, embedding, self.head.in_features)
         if tied:
             self.embed.weight = self.head.weight  # type: ignore[union-attr]  # with the initialisation of the head
 

@@ -13,7 +13,6 @@ from torchmetrics.classification import MulticlassAccuracy
 from rnnlab.data.batch import Batch
 from rnnlab.data.spec import IGNORED
 from rnnlab.data.vocabulary import Vocabulary
-from rnnlab.nn.rnn import require_tied
 from rnnlab.tasks.base import Task
 from rnnlab.tasks.sampling import write
 from rnnlab.utils.errors import require
@@ -27,8 +26,6 @@ class CharModel(Task):
     The loss is the mean cross-entropy in nats. Perplexity is exp(loss), bits per character is loss / ln 2.
 
     `label_smoothing` (Szegedy et al. 2016) is for training only.
-
-    **Raises:** `UserError` for a bidirectional cell, which would read the character that it predicts.
     """
 
     kind = "tokens"
@@ -45,7 +42,6 @@ class CharModel(Task):
         dropout: float = 0.0,
         label_smoothing: float = 0.0,
     ):
-        self.require_fit({"cell": cell}, {})
         super().__init__(cell, optim, spec, embedding=embedding, tied=tied, dropout=dropout)
         self.label_smoothing = label_smoothing
         self.vocabulary = Vocabulary(self.spec.vocab)
@@ -59,7 +55,12 @@ class CharModel(Task):
         )
         if "hidden_size" in cell:
             width = cell.get("proj_size") or cell["hidden_size"]
-            require_tied(model.get("tied", False), model.get("embedding"), width)
+            embedding = model.get("embedding")
+            require(
+                not model.get("tied") or embedding == width,
+                f"model.tied=true shares weights between embedding and read-out: set model.embedding={width}, the "
+                f"cell's width; it is {'null' if embedding is None else embedding}.",
+            )
 
     def loss(self, out: Tensor, y: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
         out, y = self.flatten(out, y)

@@ -10,14 +10,6 @@ from torch.optim import Optimizer
 from rnnlab.utils.errors import require
 
 
-def require_total_steps(total_steps: float) -> None:
-    """Raise `UserError` if a schedule needs the length of the run and the run has no end."""
-    require(
-        0 < total_steps < float("inf"),
-        "optim.scheduler has to know when the run ends: set trainer.max_epochs or trainer.max_steps.",
-    )
-
-
 def require_clipping(optimizer: Optimizer, trainer: pl.Trainer) -> None:
     """Raise `UserError` for gradient clipping that Lightning does not do."""
     require(
@@ -35,7 +27,5 @@ def make_schedule(optim: dict[str, Any], optimizer: Optimizer, trainer: pl.Train
     arguments = {}
     if "total_steps" in inspect.signature(partial).parameters:
         by_epoch = optim["interval"] == "epoch"
-        total_steps = (trainer.max_epochs or -1) if by_epoch else trainer.estimated_stepping_batches
-        require_total_steps(total_steps)
-        arguments["total_steps"] = int(total_steps)
+        arguments["total_steps"] = int(trainer.max_epochs if by_epoch else trainer.estimated_stepping_batches)  # type: ignore[arg-type]
     return {"scheduler": partial(optimizer, **arguments), "interval": optim["interval"], "monitor": "val/loss"}

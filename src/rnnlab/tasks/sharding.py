@@ -7,16 +7,6 @@ import torch
 from torch.optim import Optimizer
 
 from rnnlab.nn.sharding import shard
-from rnnlab.utils.errors import require
-
-
-def require_fsdp_optimizer(optimizer: Optimizer) -> None:
-    """Raise `UserError` for an optimizer without state, which Lightning cannot restore for sharded weights."""
-    require(
-        not isinstance(optimizer, torch.optim.SGD) or all(group["momentum"] > 0 for group in optimizer.param_groups),
-        "optim.optimizer.momentum=0: with trainer=fsdp Lightning restores no optimizer without state. "
-        "Set a momentum, or use trainer=ddp.",
-    )
 
 
 class ShardedModule(pl.LightningModule):
@@ -50,12 +40,9 @@ class ShardedModule(pl.LightningModule):
 
     def adapt_optimizer(self, optimizer: Optimizer) -> None:
         """Turn off fused kernels that do not support sharded weights: all but Adam's."""
-        if not self.shards:
-            return
-        require_fsdp_optimizer(optimizer)
-        for group in optimizer.param_groups:
-            if group.get("fused") and not isinstance(optimizer, torch.optim.Adam):
-                group["fused"] = False
+        if self.shards and not isinstance(optimizer, torch.optim.Adam):
+            for group in optimizer.param_groups:
+                group.update({"fused": False} if group.get("fused") else {})
 
     def on_validation_start(self) -> None:
         self.gather()  # ranks may evaluate different numbers of batches

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from math import inf
 from typing import Any
 
 import torch
@@ -20,8 +19,6 @@ from rnnlab.config import repository, schema
 from rnnlab.config.types import UNKNOWN
 from rnnlab.config.validate import DIRECTIVES, SECTIONS, find_faults
 from rnnlab.nn.cells import make_cell
-from rnnlab.tasks.optimizers import require_total_steps
-from rnnlab.tasks.sharding import require_fsdp_optimizer
 from rnnlab.utils.errors import UserError, collected, require
 
 
@@ -137,7 +134,11 @@ def _optimizer(settings: dict[str, Any], trainer: dict[str, Any]) -> Any:
     if optimizer is not None:
         optimizer.step(lambda: torch.zeros(()))
         if "ModelParallel" in str(trainer.get("strategy")):
-            require_fsdp_optimizer(optimizer)
+            require(
+                not isinstance(optimizer, torch.optim.SGD) or optimizer.defaults["momentum"] > 0,
+                "optim.optimizer.momentum=0: with trainer=fsdp Lightning restores no optimizer without state. "
+                "Set a momentum, or use trainer=ddp.",
+            )
     return optimizer
 
 
@@ -149,7 +150,9 @@ def _check_scheduler(optimizer: Optimizer | None, optim: dict[str, Any], trainer
     if needs_length := "total_steps" in schema.arguments(get_object(schedule["_target_"]))[0]:
         by_epoch = optim.get("interval") == "epoch"
         endless = trainer.get("max_epochs") == -1 and (by_epoch or trainer.get("max_steps", -1) == -1)
-        require_total_steps(inf if endless else 1)
+        require(
+            not endless, "optim.scheduler has to know when the run ends: set trainer.max_epochs or trainer.max_steps."
+        )
     scheduler = _make(schedule, optimizer=optimizer, **({"total_steps": 100} if needs_length else {}))
     scheduler.step(*([0.0] if isinstance(scheduler, ReduceLROnPlateau) else []))
 

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from rnnlab.nn.gradients import largest
+from rnnlab.nn.gradients import total_norm
 from rnnlab.training import loggers
 from rnnlab.training.checkpoint_file import FORMAT, is_whole, load
 from rnnlab.training.lightning_patches import update_plateau_schedulers
@@ -185,7 +185,7 @@ class BestAndLast(Checkpoint):
 
 
 def _check_weights(trainer: pl.Trainer) -> None:
-    size = largest([weight.detach() for weight in trainer.lightning_module.parameters()])
+    size = total_norm([weight.detach() for weight in trainer.lightning_module.parameters()], math.inf)
     require_finite("a weight", size.item(), trainer.global_step)
 
 
