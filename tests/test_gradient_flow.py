@@ -198,7 +198,7 @@ def test_saturation_leaves_padding_out():
 
 def ratio_at_the_start(cell, state, seeds=(1, 2, 3)):
     """The median of ||dL/dh_1|| / ||dL/dh_T|| before training on the adding problem of 100 steps."""
-    data = AddingData()
+    data = AddingData(100)
     data.setup("fit")
     x, y, *_ = data.example(32)
     ratios = []

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rnnlab.data.batch import Batch
-from rnnlab.data.samplers import GlobalBatches, TrainBatches, even_batches
+from rnnlab.data.samplers import GlobalBatches, even_batches
 from rnnlab.data.spec import Kind, SequenceSpec
 
 Split = Literal["train", "val", "test"]
@@ -44,7 +44,7 @@ class SequenceData(pl.LightningDataModule):
         self.batch_size = batch_size
         self.epoch_steps = epoch_steps
         self.resumed: dict[str, Any] | None = None
-        self.train_batches: TrainBatches | None = None
+        self.train_batches: Any = None
         self.spec: SequenceSpec | None = None
         self.splits: dict[Split, Dataset] = {}
         self.further_tests: list[Dataset] = []  # test sets with sequences of `spec.test_lengths` steps
@@ -54,7 +54,6 @@ class SequenceData(pl.LightningDataModule):
         raise NotImplementedError
 
     def setup(self, stage: str) -> None:
-        """Build the splits, once."""
         if not self.splits:
             self.splits = self.make()
 
@@ -73,19 +72,17 @@ class SequenceData(pl.LightningDataModule):
 
     @property
     def run_seed(self) -> int:
-        """The seed of the run, from Lightning's `seed_everything`."""
         return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
     def train_dataloader(self) -> DataLoader:
         if (overfit := self._overfit_loader()) is not None:
             return overfit
         # Lightning restores no loader state once a scheduler has asked for the number of steps
-        batches: Any = self.batches("train", *self._rank())
-        self.train_batches = batches
+        self.train_batches = self.batches("train", *self._rank())
         if self.resumed:
-            batches.load_state_dict(self.resumed)
+            self.train_batches.load_state_dict(self.resumed)
             self.resumed = None
-        return self._loader(self.splits["train"], batches)
+        return self._loader(self.splits["train"], self.train_batches)
 
     def val_dataloader(self) -> DataLoader | list:
         return self._overfit_loader() or self._evaluation_loader("val")
@@ -129,5 +126,4 @@ class SequenceData(pl.LightningDataModule):
         )
 
     def _rank(self) -> tuple[int, int]:
-        """This process's rank and the number of processes."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

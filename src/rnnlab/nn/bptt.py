@@ -41,7 +41,7 @@ class Layer:
         Gates are saturated below 0.1 and above 0.9 (Karpathy et al. 2015), tanh units beyond 0.9, ReLUs at 0.
         """
         shares = {}
-        for name in self.steps[0].keys() - self.states:
+        for name in [name for name in self.steps[0] if name not in self.states]:
             values = torch.stack([step[name].detach() for step in self.steps], 1)
             if name != "units":
                 saturated = (values < 0.1) | (values > 0.9)
@@ -60,9 +60,7 @@ def gradients_through_time(loss: Tensor, layers: list[Layer]) -> list[dict[str, 
     """
     states = [step[name] for layer in layers for name in layer.states for step in layer.steps]
     gradients = iter(torch.autograd.grad(loss, states, materialize_grads=True) if states else ())
-    return [
-        {name: torch.stack([next(gradients) for _ in layer.steps], 1) for name in layer.states} for layer in layers
-    ]
+    return [{name: torch.stack([next(gradients) for _ in layer.steps], 1) for name in layer.states} for layer in layers]
 
 
 def norm_per_step(gradient: Tensor, lengths: list[int] | None = None) -> Tensor:

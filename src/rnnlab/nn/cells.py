@@ -18,8 +18,6 @@ def make_cell(config: dict[str, Any], input_size: int) -> Any:
       `residual`, or if the class takes no `num_layers`, a `Stack` of cells of one layer takes `num_layers`, `dropout`
       and `bidirectional`. All other keys are arguments of the class that `_target_` names.
     - `input_size`: features of a step.
-
-    **Raises:** `UserError` if the class has no weights, gates or biases to initialise.
     """
     cell = dict(config)
     init = {name: cell.pop(name) for name in ("init", "forget_bias", "chrono") if name in cell}

@@ -28,10 +28,7 @@ class NonFiniteGradientGuard:
         self.consecutive: Any = 0
 
     def __call__(self, optimizer: Optimizer, clip: float | None) -> None:
-        """Call between the backward pass and the step, with the largest norm of all gradients together.
-
-        A norm that overflows skips the step, too: clipping would scale every gradient to zero.
-        """
+        """Call between the backward pass and the step; a norm that overflows skips the step, too."""
         weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
         gradients = [weight.grad for weight in weights]
         if not gradients:

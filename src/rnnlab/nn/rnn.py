@@ -58,11 +58,10 @@ class SimpleRNN(nn.Module):
             self.embed.weight = self.head.weight  # type: ignore[union-attr]  # with the initialisation of the head
 
     def forward(self, x: Tensor, state: Any = None, lengths: Sequence[int] | None = None) -> tuple[Tensor, Any]:
-        """Predict from sequences.
+        """Predict from sequences: (batch, time, input_size) features, or (batch, time) integer tokens.
 
         **Arguments:**
 
-        - `x`: (batch, time, input_size) features, or (batch, time) integer tokens.
         - `state`: the state that an earlier call returned; zeros by default.
         - `lengths`: (batch,) of the sequences, if they are padded at their end; padding changes no prediction.
 
@@ -75,15 +74,10 @@ class SimpleRNN(nn.Module):
         return self.head(self._read_out(out, lengths)), state
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Predict from a single step, with the same result as `forward`.
+        """Predict from a single step, (batch, input_size) or (batch,), with the same result as `forward`.
 
         For torch's own cells and few sequences it calls the kernel of a single step: `torch.nn.LSTM` prepares its
         weights in every call on a CPU, which takes longer than the step.
-
-        **Arguments:**
-
-        - `x`: (batch, input_size) features, or (batch,) integer tokens.
-        - `state`: what `forward` or `step` returned.
         """
         cell = self.cell
         has_kernel = type(cell) in (nn.RNN, nn.LSTM, nn.GRU) and not cell.bidirectional and not cell.proj_size
@@ -105,10 +99,9 @@ class SimpleRNN(nn.Module):
         return F.one_hot(x, self.input_size).to(self.head.weight.dtype) if self.embed is None else self.embed(x)
 
     def _run(self, x: Tensor, state: Any, lengths: Sequence[int] | None) -> tuple[Tensor, Any]:
-        if lengths is None:
-            return call_cell(self.cell, x, state)
-        if not self.bidirectional:  # padding comes after all that is read out
-            return call_cell(self.cell, x, state)[0], None
+        if lengths is None or not self.bidirectional:  # padding comes after all that is read out
+            out, state = call_cell(self.cell, x, state)
+            return out, state if lengths is None else None
         if isinstance(self.cell, Stack):
             return self.cell(x, None, torch.as_tensor(lengths))[0], None
         packed = pack_padded_sequence(x, torch.as_tensor(lengths), batch_first=True, enforce_sorted=False)

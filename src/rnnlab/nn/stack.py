@@ -16,12 +16,7 @@ class Stack(nn.Module):
     With `residual` each layer computes y + cell(norm(y)) (pre-norm, Xiong et al. 2020), after a linear projection of
     the input to the width of the layers, and the sum is normalised.
 
-    **Arguments:**
-
-    - `cell`: config of one layer in one direction.
-    - `input_size`: features of a step.
-    - `num_layers`, `dropout`, `bidirectional`: as in `torch.nn.RNN`.
-    - `residual`: see above.
+    `cell` is the config of one layer in one direction.
     """
 
     def __init__(

@@ -25,11 +25,10 @@ from rnnlab.utils.errors import UserError
 class Task(ShardedModule):
     """A network with a loss, metrics and a way to show its predictions.
 
-    A subclass sets `kind` and `loss_label` and defines `loss` and `make_metrics`. A training step only returns the
-    loss; callbacks write it to the loggers, so that a step costs no more than it must.
+    A subclass sets `kind` and `loss_label` and defines `loss` and `make_metrics`. Callbacks write the loss to the
+    loggers.
 
-    `cell` and `optim` are configs, `spec` the fields of the data's `SequenceSpec`, all plain dicts; `network` are
-    further arguments of `make_network`.
+    `cell` and `optim` are configs, `spec` the fields of the data's `SequenceSpec`, all plain dicts.
 
     **Raises:** `UserError` if the data are of another kind.
     """
@@ -51,16 +50,12 @@ class Task(ShardedModule):
         self.network = self.make_network(cell, **network)
         self.expect_tests(self.spec.test_lengths)
         self.guard = NonFiniteGradientGuard()
-        self.restored_state: Any = None  # of all ranks, from a checkpoint
         self.train_state: Any = None  # of the previous training batch, if batches are stateful
         self.evaluation_state: Any = None  # the same in validation and test
 
     @classmethod
     def require_fit(cls, model: dict[str, Any], data: dict[str, Any]) -> None:
-        """Check that the settings of model (with its `cell`) and data fit each other, before any data are read.
-
-        **Raises:** `UserError`; settings that are missing are not checked.
-        """
+        """Raise `UserError` if given settings of model (with its `cell`) and data do not fit each other."""
 
     def make_network(self, cell: dict[str, Any], **network: Any) -> nn.Module:
         """A network that returns `(out, state)` for `(x, state)`."""
@@ -102,19 +97,15 @@ class Task(ShardedModule):
         return table
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """See `SimpleRNN.forward`."""
         return self.network(x, state)
 
     def predict(self, batch: Batch, state: Any = None) -> tuple[Tensor, Tensor, Any]:
-        """Output of the network, targets on the scale of that output, and final state."""
+        """Output of the network, targets on its scale, and final state."""
         out, state = self.network(batch.x, state, batch.lengths)
         return out, batch.y, state
 
     def training_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The mean loss of a training batch, and its targets.
-
-        Stateful batches (truncated BPTT) start from the previous batch's detached state.
-        """
+        """The mean loss of a training batch, and its targets."""
         out, y, state = self.predict(batch, self.train_state if batch.carry_state else None)
         if batch.carry_state is not None:
             self.train_state = map_state(state, Tensor.detach)
@@ -160,7 +151,6 @@ class Task(ShardedModule):
         self.update_metrics(batch, self.metrics[f"test{self.test_suffixes[dataloader_idx]}"])
 
     def update_metrics(self, batch: Batch, metrics: Any) -> None:
-        """Evaluate a batch and update `metrics`, a dict."""
         out, y = self.evaluate(batch)
         self.update_loss(metrics["loss"], out, y)
         for name, metric in metrics.items():
@@ -187,8 +177,9 @@ class Task(ShardedModule):
             metric.reset()
         scores |= self.derived(scores["loss"])
         # torchmetrics has reduced them over the ranks; callbacks write them to the loggers
-        named = {f"{split}/{name}{suffix}": score for name, score in scores.items()}
-        self.log_dict(named, logger=False, sync_dist=True)
+        self.log_dict(
+            {f"{split}/{name}{suffix}": score for name, score in scores.items()}, logger=False, sync_dist=True
+        )
 
     def configure_optimizers(self) -> Any:
         optimizer = instantiate(self.optim["optimizer"], _convert_="all")(self.parameters())
@@ -206,15 +197,12 @@ class Task(ShardedModule):
             return
         by_value = gradient_clip_algorithm == "value"
         self.guard(optimizer, None if by_value else gradient_clip_val)
-        if by_value and gradient_clip_val and self.guard.bad is not True:
-            # Lightning's own clipping refuses fused optimizers with bf16-mixed
+        if by_value and gradient_clip_val:  # Lightning's own clipping refuses fused optimizers with bf16-mixed
             torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
 
     def on_train_start(self) -> None:
         self.adapt_optimizer(self.trainer.optimizers[0])  # again: a checkpoint may have restored other settings
-        saved, self.restored_state = self.restored_state, None
-        # with another number of ranks the first batch does not continue the last one, and this is not used
-        self.train_state = map_state(saved, lambda ranks: ranks[self.global_rank % len(ranks)].to(self.device))
+        self.train_state = map_state(self.train_state, lambda tensor: tensor.to(self.device))
 
     def on_train_end(self) -> None:
         if skipped := int(self.guard.skipped):
@@ -225,12 +213,13 @@ class Task(ShardedModule):
             checkpoint["state"] = map_state(self.train_state, self._of_all_ranks)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.restored_state = checkpoint.get("state")
+        # with another number of ranks the first batch does not continue the last one, and this is not used
+        saved = checkpoint.get("state")
+        self.train_state = map_state(saved, lambda ranks: ranks[self.global_rank % len(ranks)])
 
     def _of_all_ranks(self, tensor: Tensor) -> Tensor:
         """The tensors of all ranks, (ranks, ...)."""
-        if self.trainer.world_size == 1:
-            return tensor[None].clone()
-        tensors = [torch.empty_like(tensor) for _ in range(self.trainer.world_size)]
-        torch.distributed.all_gather(tensors, tensor.contiguous())
+        tensors = [tensor.clone() for _ in range(self.trainer.world_size)]
+        if len(tensors) > 1:
+            torch.distributed.all_gather(tensors, tensor.contiguous())
         return torch.stack(tensors)

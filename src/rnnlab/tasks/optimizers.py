@@ -27,5 +27,6 @@ def make_schedule(optim: dict[str, Any], optimizer: Optimizer, trainer: pl.Train
     arguments = {}
     if "total_steps" in inspect.signature(partial).parameters:
         by_epoch = optim["interval"] == "epoch"
-        arguments["total_steps"] = int(trainer.max_epochs if by_epoch else trainer.estimated_stepping_batches)  # type: ignore[arg-type]
+        total_steps: Any = trainer.max_epochs if by_epoch else trainer.estimated_stepping_batches
+        arguments["total_steps"] = int(total_steps)
     return {"scheduler": partial(optimizer, **arguments), "interval": optim["interval"], "monitor": "val/loss"}

@@ -42,7 +42,8 @@ class ShardedModule(pl.LightningModule):
         """Turn off fused kernels that do not support sharded weights: all but Adam's."""
         if self.shards and not isinstance(optimizer, torch.optim.Adam):
             for group in optimizer.param_groups:
-                group.update({"fused": False} if group.get("fused") else {})
+                if group.get("fused"):
+                    group["fused"] = False
 
     def on_validation_start(self) -> None:
         self.gather()  # ranks may evaluate different numbers of batches

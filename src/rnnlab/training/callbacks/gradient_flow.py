@@ -1,11 +1,11 @@
 """Records how the gradient changes on its way back through time, over a training run."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -19,8 +19,7 @@ from rnnlab.utils.figures import TimeBudget, save_figure
 class GradientFlow(pl.Callback):
     """Computes the gradient through time of a validation batch, before training and every `every` optimizer steps.
 
-    The norms of dL/dh_t, and for LSTM of dL/dc_t, at every step t go to `figures/gradient_flow.png` and
-    `gradient_flow.csv`. Scalars of each recurrent layer:
+    The norms of dL/dh_t, and for LSTM of dL/dc_t, go to `figures/gradient_flow.png` and `gradient_flow.csv`. Scalars:
 
     - `gradient_flow/first_over_last`: the norm at the first step over that at the last.
     - `gradient_flow/decades_per_step`: powers of ten lost per step back in time.
@@ -69,7 +68,15 @@ class GradientFlow(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, *_: Any) -> None:
         self._save_figure(trainer)
-        self._save_table(trainer)
+        if self.traces and trainer.is_global_zero:
+            rows = [
+                (name, step, t, norm)
+                for name, (steps, block) in self.traces.items()
+                for step, norms in zip(steps, block, strict=True)
+                for t, norm in enumerate(norms, 1)
+            ]
+            table = pd.DataFrame(rows, columns=["state", "optimizer_step", "t", "norm"])
+            table.to_csv(Path(trainer.default_root_dir) / "gradient_flow.csv", index=False, na_rep="nan")
 
     on_exception = on_fit_end  # type: ignore[assignment]
 
@@ -93,7 +100,7 @@ class GradientFlow(pl.Callback):
     def _scalars(self, trainer: pl.Trainer, task: Any) -> dict[str, Any]:
         """Scalars by name; keeps the norms of the gradients."""
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        batch = datamodule.transfer_batch_to_device(datamodule.example(self.batch_size), task.device, 0)
+        batch = datamodule.example(self.batch_size).to(task.device)
         task.eval()
         with torch.enable_grad(), recorded(task.network) as layers:
             loss = task.probe_loss(batch)
@@ -113,16 +120,13 @@ class GradientFlow(pl.Callback):
                 self._append(f"{state}{suffix}", norms.cpu().numpy())
                 first, last = norms[0].clamp_min(SMALLEST), norms[-1].clamp_min(SMALLEST)
                 lost = (last.log10() - first.log10()) / max(1, len(norms) - 1)
-                of = "cell_" if state == "c" else ""
-                found |= {
-                    f"gradient_flow/{of}first_over_last": first / last,
-                    f"gradient_flow/{of}decades_per_step": lost,
-                }
+                prefix = "gradient_flow/cell_" if state == "c" else "gradient_flow/"
+                found |= {f"{prefix}first_over_last": first / last, f"{prefix}decades_per_step": lost}
             scalars |= {f"{name}{suffix}": value for name, value in found.items()}
         return scalars
 
     def _append(self, name: str, norms: np.ndarray) -> None:
-        """Keeps norms in one block for each state: small arrays between a batch's large tensors fragment the heap."""
+        # one block for each state: small arrays between large tensors fragment the heap
         steps, block = self.traces.get(name, ([], norms[None][:0]))
         if block.shape[1] != len(norms):  # resumed with another seq_len
             steps, block = [], norms[None][:0]
@@ -132,13 +136,3 @@ class GradientFlow(pl.Callback):
         if self.traces and trainer.is_global_zero:
             with self.drawing:
                 save_figure(trainer, "gradient_flow", plot(self.traces))
-
-    def _save_table(self, trainer: pl.Trainer) -> None:
-        if self.traces and trainer.is_global_zero:
-            path = Path(trainer.default_root_dir) / "gradient_flow.csv"
-            with path.open("w", encoding="utf-8", newline="") as file:
-                table = csv.writer(file)
-                table.writerow(("state", "optimizer_step", "t", "norm"))
-                for name, (steps, block) in self.traces.items():
-                    for step, norms in zip(steps, block, strict=True):
-                        table.writerows((name, step, t, norm) for t, norm in enumerate(norms.tolist(), 1))

@@ -18,10 +18,9 @@ def plot(traces: Traces) -> Figure:
     """For each state a chart of the norm over time at several optimizer steps, and a heat map over all of them."""
     shown = list(traces.items())[:MAX_ROWS]
     figure = Figure(figsize=(10, 0.9 + 3.4 * len(shown)), layout="constrained")
-    more = f"\n({len(traces) - MAX_ROWS} more states in gradient_flow.csv)" if len(traces) > MAX_ROWS else ""
     figure.suptitle(
         "Norm of the gradient of the loss with respect to the state at step t of a sequence:\n"
-        f"low at the left, the gradient has vanished on its way back; high, it has exploded{more}",
+        "low at the left, the gradient has vanished on its way back; high, it has exploded",
         fontsize="medium",
     )
     for (name, (probes, norms)), (lines, heat_map) in zip(
@@ -47,12 +46,8 @@ def plot(traces: Traces) -> Figure:
             vmin=limits[0],
             vmax=limits[1],
         )
-        if levels.count() < levels.size:
-            heat_map.set_title("green: not finite", fontsize="small")
-        heat_map.set(xlabel="optimizer step", ylabel=time_label)
+        heat_map.set(xlabel="optimizer step (green: not finite)", ylabel=time_label)
         heat_map.xaxis.set_major_locator(MaxNLocator(5, integer=True))  # optimizer steps have many digits
-        for axis in (lines.xaxis, heat_map.yaxis):
-            axis.set_major_locator(MaxNLocator("auto", integer=True))
         figure.colorbar(image, ax=heat_map, label=label)
     return figure
 
