@@ -259,7 +259,7 @@ RNN, LSTM = {"_target_": "torch.nn.RNN"}, {"_target_": "torch.nn.LSTM"}
     [
         ({**RNN, "chrono": 100}, "cell.chrono sets a gate, and RNN has none: use cell=lstm"),
         ({**RNN, "forget_bias": 1.0}, "cell.forget_bias sets a gate"),
-        ({**MIN, "init": "orthogonal"}, "cell.init=orthogonal sets recurrent weights, and MinGRU has none"),
+        ({**MIN, "init": "orthogonal"}, "cell.init=orthogonal sets recurrent weights, which MinGRU lacks"),
         ({**LSTM, "bias": False, "chrono": 9}, "cell.bias=false LSTM has none"),
         ({**LSTM, "forget_bias": 1.0, "chrono": 9}, "leave one at null"),
     ],

@@ -59,8 +59,7 @@ class SequenceData(pl.LightningDataModule):
 
     def example(self, size: int) -> Batch:
         """The first `size` samples of the validation set, or of the training or test set if there is none."""
-        splits: tuple[Split, ...] = ("val", "train", "test")
-        dataset: Any = next(self.splits[split] for split in splits if split in self.splits)
+        dataset: Any = self.splits.get("val") or self.splits.get("train") or self.splits["test"]
         return dataset[torch.arange(min(size, len(dataset)))]
 
     def batches(self, split: Split, rank: int, world_size: int) -> Sampler | Sequence[Tensor]:

@@ -12,8 +12,6 @@ class DigitsData(ClassificationData):
 
     A sequence is the 64 pixels of a digit, row by row from the top, from 0 to 1. Its label is the digit. Without memory
     the accuracy is 0.1.
-
-    **Raises:** `UserError` if scikit-learn is not installed.
     """
 
     def read(self) -> LabelledSequences:

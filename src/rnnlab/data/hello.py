@@ -14,8 +14,6 @@ class HelloData(SequenceData):
 
     x and y are (1, len(text) - 1) token indices. All three splits are this one sequence, which shows whether a network
     can learn at all, not whether it generalises.
-
-    **Raises:** `UserError` for a shorter text, and for characters that are not in the vocabulary of a given `spec`.
     """
 
     kinds = ("tokens",)

@@ -19,8 +19,6 @@ class RandomData(SequenceData):
     The teacher has the state s_t = 0.8 s_{t-1} + x_t and a random matrix W with unit rows. `target="values"` is W s_T,
     scaled to unit variance, `"labels"` is argmax W s_T. `"noise"` is a random label: a network can only memorise it, so
     that the training loss measures capacity and the test accuracy stays at 1 / output_size.
-
-    **Raises:** `UserError` for labels of a single class.
     """
 
     kinds: tuple[Kind, ...] = ("labels", "values")

@@ -6,8 +6,6 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, FiniteFloat
 from pydantic.dataclasses import dataclass
 
-from rnnlab.utils.errors import require
-
 Kind = Literal["tokens", "labels", "values", "series"]
 IGNORED = -100  # a target that does not count: `ignore_index` of torch's cross entropy
 Size = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
@@ -26,7 +24,7 @@ class SequenceSpec:
     - `values`: x is (batch, time, features), y is (batch, values).
     - `series`: the future of a series; x is (batch, time, features), the targets first, y is (batch, horizon, targets).
 
-    **Raises:** `ValueError` for values of other types or out of range, `UserError` for a vocabulary of another size.
+    **Raises:** `ValueError` for values of other types or out of range.
     """
 
     kind: Kind
@@ -46,14 +44,6 @@ class SequenceSpec:
     grows: tuple[bool, ...] = ()  # whether the variation of each target grows with its level
     num_windows: Size = 0  # complete windows in the training set
     freq: str | None = None  # pandas' name of the time step
-
-    def __post_init__(self) -> None:
-        if self.kind == "tokens" and self.vocab:
-            characters = {character for character in self.vocab if len(character) == 1}
-            require(
-                len(characters) == len(self.vocab) == self.input_size,
-                f"A vocabulary of {self.input_size} characters needs as many different ones, not {len(characters)}.",
-            )
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain values, which `SequenceSpec(**fields)` takes."""

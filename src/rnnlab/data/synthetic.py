@@ -79,8 +79,6 @@ class SyntheticData(SequenceData):
 
     A subclass sets the fields of the spec and defines `sample`. Training samples depend on `seed` and the seed of the
     run, validation and test samples on `seed` only.
-
-    **Raises:** `UserError` for sequences shorter than `min_seq_len`.
     """
 
     kinds: tuple[Kind, ...] = ("labels",)

@@ -20,9 +20,8 @@ def initialise(
 
     **Arguments:**
 
-    - `init`: recurrent weights of each gate; `"default"` leaves all weights as they are. `"identity"` (for ReLU, Le
-      et al. 2015) and `"orthogonal"` (Saxe et al. 2014) also set the input weights after Glorot & Bengio (2010) and
-      the biases to 0.
+    - `init`: recurrent weights of each gate. `"identity"` (for ReLU, Le et al. 2015) and `"orthogonal"` (Saxe et al.
+      2014) also set the input weights after Glorot & Bengio (2010) and the biases to 0.
     - `forget_bias`: bias of the gate that keeps the state (Jozefowicz et al. 2015).
     - `chrono`: T steps, for a bias of log u with u uniform in [1, T - 1] for each unit, and its negative for the
       input gate (Tallec & Ollivier 2018).
@@ -43,9 +42,7 @@ def initialise(
 @torch.no_grad()
 def _init_weights(layer: nn.Module, init: Init) -> None:
     if not isinstance(layer, nn.RNNBase):
-        raise UserError(
-            f"cell.init={init} sets recurrent weights, and {type(layer).__name__} has none: use cell.init=default."
-        )
+        raise UserError(f"cell.init={init} sets recurrent weights, which {type(layer).__name__} lacks: use default.")
     gates = len(GATES.get(layer.mode, ("",)))
     for name, parameter in layer.named_parameters():
         for block in parameter.chunk(gates):

@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from rnnlab.nn.autocast import call_cell
 from rnnlab.nn.cells import make_cell
-from rnnlab.nn.stack import Stack, inside
+from rnnlab.nn.stack import Stack, call_cell, inside
 
 Readout = Literal["last", "mean", "all"]
 MAX_STEP_BATCH = 16  # sequences up to which `SimpleRNN.step` is faster by the kernels of a single step

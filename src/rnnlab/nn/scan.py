@@ -15,11 +15,6 @@ def scan(decay: Tensor, inputs: Tensor, initial: Tensor) -> Tensor:
 
     A loop over time on a CPU, elsewhere a parallel scan in log2(time) passes (Hillis & Steele 1986). Neither divides
     or takes logarithms, so that nothing overflows.
-
-    **Arguments:**
-
-    - `decay`, `inputs`: (time, batch, hidden), float32 or float64.
-    - `initial`: (batch, hidden).
     """
     return Scan.apply(decay, inputs, initial)
 

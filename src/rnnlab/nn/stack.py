@@ -7,8 +7,6 @@ import torch.nn.functional as F
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from rnnlab.nn.autocast import call_cell
-
 
 class Stack(nn.Module):
     """Layers of cells, in one or two directions, with the interface of `torch.nn.RNN` and `batch_first=True`.
@@ -81,3 +79,15 @@ def reverse(x: Tensor, lengths: Tensor | None) -> Tensor:
     time = torch.arange(x.shape[1], device=x.device)
     order = torch.where(inside(lengths, x), lengths.to(x.device)[:, None] - 1 - time, time)
     return x.gather(1, order[..., None].expand_as(x))
+
+
+def call_cell(cell: nn.Module, x: Any, state: Any = None) -> Any:
+    """Call a cell; torch's own cells run in float32 (or TF32) on a GPU even where autocast is on.
+
+    Autocast runs cuDNN's recurrent kernels in float16, even for bfloat16. Without loss scaling, gradients underflow
+    and overflow there: those of a bidirectional `torch.nn.RNN` were wrong by a third.
+    """
+    if not (isinstance(cell, nn.RNNBase) and x.is_cuda and torch.is_autocast_enabled("cuda")):
+        return cell(x, state)
+    with torch.autocast("cuda", enabled=False):
+        return cell(x.float(), state)

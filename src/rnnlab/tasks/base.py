@@ -14,7 +14,7 @@ from torchmetrics import Metric
 from rnnlab.data.batch import Batch
 from rnnlab.data.spec import Kind, SequenceSpec
 from rnnlab.nn.gradients import NonFiniteGradientGuard
-from rnnlab.nn.rnn import SimpleRNN, map_state
+from rnnlab.nn.rnn import Readout, SimpleRNN, map_state
 from rnnlab.tasks.metrics import MeanLoss
 from rnnlab.tasks.optimizers import make_schedule, require_clipping
 from rnnlab.tasks.sharding import ShardedModule
@@ -34,7 +34,7 @@ class Task(ShardedModule):
     """
 
     kind: ClassVar[Kind]
-    readout: ClassVar[Literal["last", "all"]] = "last"
+    readout: Readout = "last"
     uneven = False  # whether batches of one size may hold different numbers of targets
     loss_label: str  # of the axis of the loss curve, with the unit
 

@@ -4,12 +4,11 @@ from typing import Any, Literal
 
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
 
 from rnnlab.data.spec import IGNORED
-from rnnlab.nn.rnn import SimpleRNN
 from rnnlab.tasks.base import Task
 from rnnlab.tasks.plots import draw_confusion
 
@@ -23,7 +22,7 @@ class Confusion(MulticlassConfusionMatrix):
 
 
 class SequenceClassifier(Task):
-    """Predicts one of `spec.output_size` classes for each sequence, y is (batch,), or each step, y is (batch, time).
+    """Predicts a class for each sequence, y is (batch,), or for each step, y is (batch, time).
 
     The loss is the mean cross-entropy in nats. Accuracy is over all targets, F1 is the mean over classes.
     """
@@ -38,11 +37,9 @@ class SequenceClassifier(Task):
         spec: dict[str, Any],
         readout: Literal["last", "mean"] = "last",
     ):
-        super().__init__(cell, optim, spec, readout=readout)
+        self.readout = "all" if spec.get("every_step") else readout
+        super().__init__(cell, optim, spec)
         self.uneven = self.spec.every_step  # with padding
-
-    def make_network(self, cell: dict[str, Any], readout: Literal["last", "mean"]) -> nn.Module:  # type: ignore[override]
-        return SimpleRNN(cell, self.spec.input_size, self.spec.output_size, "all" if self.spec.every_step else readout)
 
     def loss(self, out: Tensor, y: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
         return F.cross_entropy(*self.flatten(out, y), ignore_index=IGNORED, reduction=reduction)

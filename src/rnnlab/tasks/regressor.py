@@ -57,8 +57,5 @@ class SequenceRegressor(Task):
         lines.legend(loc="upper right")
         scatter.scatter(truth, predicted, s=8, alpha=0.5, color="tab:orange")
         scatter.axline((0, 0), slope=1, color="black", linewidth=0.8)
-        low, high = float(min(truth.min(), predicted.min())), float(max(truth.max(), predicted.max()))
-        margin = 0.05 * (high - low) or 1.0
-        limits = (low - margin, high + margin)
-        scatter.set(xlabel="truth", ylabel="prediction", xlim=limits, ylim=limits, aspect="equal")
+        scatter.set(xlabel="truth", ylabel="prediction", aspect="equal")
         return {"prediction": figure}

@@ -40,10 +40,9 @@ class ShardedModule(pl.LightningModule):
 
     def adapt_optimizer(self, optimizer: Optimizer) -> None:
         """Turn off fused kernels that do not support sharded weights: all but Adam's."""
-        if self.shards and not isinstance(optimizer, torch.optim.Adam):
-            for group in optimizer.param_groups:
-                if group.get("fused"):
-                    group["fused"] = False
+        for group in optimizer.param_groups:
+            if self.shards and group.get("fused") and not isinstance(optimizer, torch.optim.Adam):
+                group["fused"] = False
 
     def on_validation_start(self) -> None:
         self.gather()  # ranks may evaluate different numbers of batches

@@ -13,7 +13,7 @@ from rnnlab.utils.errors import require
 def use_tf32(allowed: bool, precision: str | int = 32) -> None:
     """Whether GPUs may round the factors of float32 products to 10 bits; torch's default is yes in recurrent layers.
 
-    With a mixed `precision` recurrent layers always may, see `rnnlab.nn.autocast`.
+    With a mixed `precision` recurrent layers always may, see `rnnlab.nn.stack.call_cell`.
     """
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed or "mixed" in str(precision)

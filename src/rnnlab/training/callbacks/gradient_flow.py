@@ -23,10 +23,10 @@ class GradientFlow(pl.Callback):
 
     - `gradient_flow/first_over_last`: the norm at the first step over that at the last.
     - `gradient_flow/decades_per_step`: powers of ten lost per step back in time.
+    - `gradient_flow/skipped_steps`: steps skipped by the `NonFiniteGradientGuard` since the process started.
     - `recurrent/radius`, `recurrent/norm`: spectral radius and norm of each gate's recurrent weights.
     - `saturated/...`: share of saturated activations, see `Layer.saturation`.
     - `update/...`: for each weight, the norm of the optimizer's last update over that of the weight.
-    - `gradient_flow/skipped_steps`: steps skipped by the `NonFiniteGradientGuard` since the process started.
     """
 
     state_key = "gradient_flow"

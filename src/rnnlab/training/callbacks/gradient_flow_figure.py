@@ -66,7 +66,4 @@ def _plot_lines(axes: Axes, steps: np.ndarray, levels: np.ma.MaskedArray, title:
         color = colormaps["viridis"](0.9 * row / max(1, len(steps) - 1))
         axes.plot(time, levels[row], color=color, label=f"{steps[row]:,}", linewidth=1.4)
     axes.grid(alpha=0.3)
-    axes.legend(
-        title=title, loc="lower left", bbox_to_anchor=(0, 1), alignment="left", ncols=MAX_LINES, columnspacing=1,
-        handlelength=1, frameon=False, fontsize="small", title_fontsize="small",
-    )  # fmt: skip
+    axes.legend(title=title, loc="lower left", bbox_to_anchor=(0, 1), ncols=MAX_LINES, frameon=False, fontsize="small")
