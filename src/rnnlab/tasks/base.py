@@ -197,7 +197,8 @@ class Task(ShardedModule):
             return
         by_value = gradient_clip_algorithm == "value"
         self.guard(optimizer, None if by_value else gradient_clip_val)
-        if by_value and gradient_clip_val:  # Lightning's own clipping refuses fused optimizers with bf16-mixed
+        if by_value and gradient_clip_val and self.guard.bad is not True:
+            # Lightning's own clipping refuses fused optimizers with bf16-mixed
             torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
 
     def on_train_start(self) -> None:
