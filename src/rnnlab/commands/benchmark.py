@@ -1,7 +1,6 @@
 """A composed run against the same network in a plain PyTorch loop."""
 
 import json
-import statistics
 import time
 from collections.abc import Iterator
 from itertools import count, islice
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import pandas as pd
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -26,9 +26,8 @@ from rnnlab.utils.errors import require
 def benchmark(cfg: DictConfig) -> None:
     """Measure training steps per second of a run with all its callbacks and loggers, and of a plain loop, in turn.
 
-    Both train the same network from the same weights on the same batches with the same optimizer. The time is that from
-    the first step to the end of training, with validations, checkpoints and pictures, which the plain loop does not
-    have. A first pair warms up and is not counted. The result is written to `benchmark.json`, too.
+    Both train the same network from the same weights on the same batches with the same optimizer. The run also
+    validates, writes checkpoints and draws. A first pair warms up. The result is written to `benchmark.json`, too.
     """
     check_run(cfg)
     check_devices(cfg.trainer)
@@ -43,18 +42,18 @@ def benchmark(cfg: DictConfig) -> None:
     )
     quiet()
     folder = Path(HydraConfig.get().runtime.output_dir)
-    rates: dict[str, list[float]] = {"plain loop (steps/s)": [], "rnnlab (steps/s)": [], "rnnlab / plain loop": []}
+    pairs = []
     for repeat in range(cfg.repeats + 1):
         steps, seconds = _time_run(cfg, folder / str(repeat))
-        plain, full = steps / _time_plain_loop(cfg, steps), steps / seconds
-        for row, value in zip(rates.values(), (plain, full, full / plain), strict=True):
-            row.append(value)
-    table = Table("", "median", "min", "max", title=f"{cfg.name}: {steps} steps, {cfg.repeats} pairs")
-    figures: dict[str, Any] = {"steps": steps}
-    for name, (_, *row) in rates.items():
-        figures[name] = {"median": statistics.median(row), "min": min(row), "max": max(row)}
-        table.add_row(name, *(f"{value:.4g}" for value in figures[name].values()))
-    (folder / "benchmark.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        pairs.append((steps / _time_plain_loop(cfg, steps), steps / seconds))
+    rates = pd.DataFrame(pairs[1:], columns=["plain loop (steps/s)", "rnnlab (steps/s)"])
+    rates["rnnlab / plain loop"] = rates["rnnlab (steps/s)"] / rates["plain loop (steps/s)"]
+    result = rates.agg(["median", "min", "max"])
+    table = Table("", *result.index, title=f"{cfg.name}: {steps} steps, {cfg.repeats} pairs")
+    for name, row in result.items():
+        table.add_row(str(name), *(f"{value:.4g}" for value in row))
+    content = json.dumps({"steps": steps, **result.to_dict()}, indent=2)
+    (folder / "benchmark.json").write_text(content + "\n", encoding="utf-8")
     tell(table)
 
 
@@ -85,10 +84,9 @@ def _time_plain_loop(cfg: DictConfig, steps: int) -> float:
     device = torch.device("cuda" if on_gpu else "cpu")
     model.to(device)
     optimizer = instantiate(cfg.optim.optimizer)(model.parameters())
-    batches = _epochs(datamodule.train_dataloader())
     clip = cfg.trainer.gradient_clip_val
     start = _now()
-    for loaded in islice(batches, steps):
+    for loaded in islice(_epochs(datamodule.train_dataloader()), steps):
         batch = datamodule.transfer_batch_to_device(loaded, device, 0)
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.trainer.precision == "bf16-mixed"):
             loss, _ = model.training_loss(batch)

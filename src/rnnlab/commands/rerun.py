@@ -19,28 +19,26 @@ def expand() -> None:
 
     **Raises:** `UserError` if it would be another run, and if it asks for what no yaml in `conf/` names.
     """
-    given = [argument for argument in sys.argv[1:] if argument.startswith("again=")]
-    if not given:
+    given = next((argument for argument in sys.argv if argument.startswith("again=")), None)
+    if given is None:
         return
-    folder = Path(given[-1].partition("=")[2])
-    new_keys = {_key(argument) for argument in sys.argv[1:] if argument not in given}
+    folder = Path(given.partition("=")[2])
+    new_keys = {_key(argument) for argument in sys.argv[1:]}
     try:
         recorded: Any = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
         then = _flat(OmegaConf.load(folder / ".hydra" / "config.yaml"))
-    except FileNotFoundError as error:
-        raise UserError(f"again={folder}: there is no run. Give the folder of one.") from error
     except (OSError, ValueError, OmegaConfBaseException) as error:
-        raise UserError(f"again={folder}: .hydra cannot be read ({type(error).__name__}).") from error
+        raise UserError(f"{given}: there is no run that can be read ({type(error).__name__}).") from error
     # neither the trial of a search nor where the run once resumed is a part of what it was
     overrides = [line for line in recorded if _key(line) != "trial" and line != "ckpt=last"]
     now = _composed(overrides)
     named = repository.targets().values()
-    strange = [line for line in overrides if _key(line).startswith("hydra")]
+    strange = [line for line in overrides if line.lstrip("+~").startswith("hydra")]
     strange += [f"{key}={value}" for key, value in now.items() if key.endswith("_target_") and value not in named]
     strange = [line for line in strange if _key(line) not in new_keys]
     require(
         not strange,
-        f"again={folder} asks for {', '.join(strange)}, which no yaml in conf/ names. If you trust it, write it again.",
+        f"{given} asks for {', '.join(strange)}, which no yaml in conf/ names. If you trust it, write it again.",
     )
     changed = [
         f"{key} is {now.get(key)} and was {then.get(key)}"
@@ -49,12 +47,11 @@ def expand() -> None:
     ]
     require(
         not changed,
-        f"again={folder}: conf/ has changed since that run: {'; '.join(changed)}. Set on the command line what it is "
+        f"{given}: conf/ has changed since that run: {'; '.join(changed)}. Set on the command line what it is "
         f"to be, or check out the commit that {folder}/environment.json names.",
     )
-    place = sys.argv.index(given[-1])  # flags stay where they are
+    place = sys.argv.index(given)  # flags stay where they are
     sys.argv[place : place + 1] = [line for line in overrides if _key(line) not in new_keys]
-    sys.argv = [argument for argument in sys.argv if argument not in given]
 
 
 def _composed(overrides: list[str]) -> dict[str, Any]:

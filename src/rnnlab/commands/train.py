@@ -41,10 +41,9 @@ def train(cfg: DictConfig) -> float | None:
     folder = Path(hydra.runtime.output_dir)
     overrides: Any = OmegaConf.to_container(hydra.overrides.task)  # not resolved
     swept = hydra.mode == RunMode.MULTIRUN
-    writes, external = processes.is_global_zero(), processes.under_external_launcher()
-    restarted = processes.is_restart()
-    history = Path(hydra.run.dir).parent
-    start = decide_start(folder, overrides, cfg.ckpt, history, swept, writes, external, restarted)
+    writes = processes.is_global_zero()
+    role = writes, processes.under_external_launcher(), processes.is_restart()
+    start = decide_start(folder, overrides, cfg.ckpt, Path(hydra.run.dir).parent, swept, *role)
     require(start.kind != "refused", start.message)
     if start.message:
         tell(start.message)
@@ -102,17 +101,11 @@ def _train(cfg: DictConfig, folder: Path, start: Start, record: run_record.Recor
 
 
 def _load(ckpt: Path, model: Task, cfg: DictConfig) -> dict[str, Any]:
-    """The checkpoint to resume from.
-
-    **Raises:** `UserError` if weights or optimizer settings are not those of this run: restoring the state of an
-    optimizer or a schedule restores its settings, too, whatever `cfg` says.
-    """
+    """The checkpoint to resume from."""
     saved = checkpoint.load(ckpt)
-    check_fits(f"ckpt={ckpt}", saved, model, cfg, "optim.")
-    require(
-        fits_optimizer(saved, model),
-        f"ckpt={ckpt} does not hold the optimizer of this network. init_from=PATH takes its weights alone.",
-    )
+    check_fits(f"ckpt={ckpt}", saved, model, cfg, "optim.")  # whose state restores its settings, too
+    fits = fits_optimizer(saved, model)
+    require(fits, f"ckpt={ckpt} does not hold the optimizer of this network. init_from=PATH takes its weights alone.")
     tell(f"goes on at step {saved['global_step']}: {ckpt}")
     return saved
 
@@ -122,7 +115,7 @@ def _prepare_folder(folder: Path, start: Start, saved: dict[str, Any] | None, re
     if saved and start.kind == "own":
         for path in takewhile(lambda path: not path.samefile(str(start.ckpt)), kept(folder)):
             path.replace(path.with_suffix(".old"))  # newer: what it knows of the logs is taken back now
-        loggers.rewind(folder, saved["rnnlab"].get("written", {}))
+        loggers.rewind(folder, saved["global_step"], saved["rnnlab"].get("written", {}))
     elif start.replaces:
         tell(f"this run replaces the one that was in {folder}")
         record.previous = {}
@@ -134,7 +127,7 @@ def _prepare_folder(folder: Path, start: Start, saved: dict[str, Any] | None, re
 
 
 def _tell_batch_size(trainer: pl.Trainer, batch_size: int) -> None:
-    ranks, added_up = trainer.num_devices * trainer.num_nodes, trainer.accumulate_grad_batches
-    total = ranks * added_up * batch_size
-    if total > batch_size:
-        tell(f"batch of a step: {total} = {ranks} processes x {added_up} batches x {batch_size}")
+    ranks, batches = trainer.num_devices * trainer.num_nodes, trainer.accumulate_grad_batches
+    if ranks * batches > 1:
+        total = ranks * batches * batch_size
+        tell(f"batch of a step: {total} = {ranks} processes x {batches} batches x {batch_size}")

@@ -7,49 +7,18 @@ and `data`, and `written`, the sizes of the log files at that step.
 
 import io
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from rnnlab.data.spec import SequenceSpec
 from rnnlab.utils.errors import UserError, require
 
 FORMAT = 3
 NAMES = ("last", "previous", "best")  # in a run's checkpoints/; the first is the newest
-
-
-class Damaged(Exception):
-    """A checkpoint is not as it was written."""
-
-
-def verified(path: Path) -> io.BytesIO:
-    """A copy of a checkpoint whose content matches its checksums, the CRC-32 of the ZIP format.
-
-    Only the copy is to be read: torch's reader may find other content in the file than Python's.
-
-    **Raises:** `Damaged`.
-    """
-    copied = io.BytesIO()
-    try:
-        with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copied, "w") as copy:
-            for name in dict.fromkeys(archive.namelist()):
-                copy.writestr(name, archive.read(name))  # which compares the checksum
-    except Exception as error:  # nearly any, for a damaged file
-        raise Damaged(f"{type(error).__name__}: {error}") from error
-    copied.seek(0)
-    return copied
-
-
-def is_whole(path: Path) -> bool:
-    """Whether a checkpoint is there and as it was written."""
-    try:
-        verified(path)
-    except Damaged:
-        return False
-    return True
 
 
 def kept(folder: Path) -> list[Path]:
@@ -62,14 +31,13 @@ def newest(paths: list[Path]) -> tuple[Path | None, str]:
     written: dict[Path, float] = {}
     for path in paths:  # within a run the names give the order, since copying may change the times
         written[path.parent] = max(path.stat().st_mtime, written.get(path.parent, 0.0))
-    passed_over = []
+    message = ""
     for path in sorted(paths, key=lambda path: -written[path.parent]):
         try:
             load(path)
+            return path, message.strip()
         except UserError as error:
-            passed_over.append(f"passed over: {error}")
-        else:
-            return path, "\n".join(passed_over)
+            message += f"passed over: {error}\n"
     return None, f"ckpt=last: none of {', '.join(map(str, paths))} can be read."
 
 
@@ -80,33 +48,25 @@ def load(path: str | Path, key: str = "ckpt") -> dict[str, Any]:
     """
     path = Path(str(path))  # ckpt=5 arrives as a number
     require(path.is_file(), f"{key}={path}: there is no such file. Checkpoints are in a run's checkpoints/ folder.")
+    copied = io.BytesIO()  # torch's reader may find other content in the file than Python's, which is verified
     try:
-        content = verified(path)
-        unsafe = get_unsafe_globals_in_checkpoint(content)  # type: ignore[arg-type]
-        content.seek(0)
-        checkpoint: Any = None if unsafe else torch.load(content, map_location="cpu", weights_only=True)
-    except Exception as error:
-        message = str(error) if isinstance(error, Damaged) else type(error).__name__
-        raise UserError(f"{key}={path} is damaged or not a checkpoint ({message}). Use another.") from error
+        with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copied, "w") as copy:
+            for name in dict.fromkeys(archive.namelist()):
+                copy.writestr(name, archive.read(name))  # which compares the checksum
+        copied.seek(0)
+        checkpoint: Any = torch.load(copied, map_location="cpu", weights_only=True)
+    except Exception as error:  # nearly any, for a damaged file
+        cause = type(error).__name__
+        raise UserError(f"{key}={path} is damaged or not a checkpoint ({cause}). Nothing of it was run.") from error
+    written, is_ours = "unknown", False
+    with suppress(AttributeError, KeyError, TypeError, ValueError, UserError):
+        written = checkpoint["rnnlab"]["format"]
+        SequenceSpec(**checkpoint["hyper_parameters"]["spec"])
+        is_ours = written == FORMAT and all(map(_is_stored, checkpoint["state_dict"].values()))
     require(
-        not unsafe,
-        f"{key}={path} asks for {', '.join(unsafe)}, which no checkpoint of rnnlab does. Nothing of it was run.",
+        is_ours,
+        f"{key}={path}: it has format {str(written)[:20]} or parts are missing; this version reads {FORMAT}.",
     )
-    try:
-        found = checkpoint["rnnlab"]["format"]
-        require(
-            found == FORMAT,
-            f"it has format {str(found)[:20]}, this version reads {FORMAT}: use the version of rnnlab that wrote it.",
-        )
-        sections = checkpoint["rnnlab"]["model"], checkpoint["rnnlab"]["data"], checkpoint["hyper_parameters"]["spec"]
-        SequenceSpec(**sections[2])
-        is_ours = all(isinstance(section, dict) for section in sections) and isinstance(checkpoint["global_step"], int)
-        is_ours = is_ours and all(map(_is_stored, checkpoint["state_dict"].values()))
-    except UserError as error:
-        raise UserError(f"{key}={path}: {error}") from error
-    except (AttributeError, KeyError, TypeError, ValueError):
-        is_ours = False
-    require(is_ours, f"{key}={path} is not a checkpoint of rnnlab. Use one from a run's checkpoints/ folder.")
     return checkpoint
 
 
@@ -123,13 +83,10 @@ def shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
 def fits_optimizer(saved: dict[str, Any], model: nn.Module) -> bool:
     """Whether the optimizer state in a checkpoint has the shapes of the weights: fused kernels do not check."""
     weights = list(model.parameters())
-    try:
-        return all(
-            value.numel() == 1 if name == "step" else _is_stored(value) and value.shape == weights[number].shape
-            for optimizer in saved["optimizer_states"]
-            for number, state in optimizer["state"].items()
-            for name, value in state.items()
-            if isinstance(value, Tensor)
-        )
-    except (AttributeError, LookupError, TypeError):
-        return False
+    return all(
+        value.numel() == 1 if name == "step" else value.shape == weights[number].shape
+        for optimizer in saved["optimizer_states"]
+        for number, state in optimizer["state"].items()
+        for name, value in state.items()
+        if isinstance(value, Tensor)
+    )

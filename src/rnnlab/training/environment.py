@@ -6,7 +6,6 @@ import platform
 import socket
 import subprocess
 import sys
-from contextlib import suppress
 from datetime import datetime
 from functools import cache
 from importlib.metadata import distributions
@@ -22,10 +21,7 @@ from rnnlab.utils.files import write_atomically
 def note(folder: Path, resumes: bool) -> None:
     """Write an entry for this start of a run; if it `resumes`, after those of earlier starts."""
     path = folder / "environment.json"
-    starts: list[Any] = []
-    if resumes:
-        with suppress(OSError, ValueError):
-            starts = json.loads(path.read_text(encoding="utf-8"))
+    starts = json.loads(path.read_text(encoding="utf-8")) if resumes and path.exists() else []
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     starts.append({
         "time": datetime.now().astimezone().isoformat(timespec="seconds"), "command": sys.argv, **_git_state(),

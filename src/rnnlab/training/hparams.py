@@ -32,17 +32,11 @@ def log_hparams(cfg: DictConfig, trainer: pl.Trainer, scores: dict[str, float], 
 
     # The first of three summaries would declare the table's columns, and TensorBoard takes those of any one run for
     # all. Without it the columns are those of every run, those that differ first.
-    settings = {key: _shown(value) for key, value in chosen_settings(cfg).items() if value is not None}
+    chosen = {key: value for key, value in chosen_settings(cfg).items() if value is not None}
+    settings = {key: value if type(value) in (int, float) else str(value) for key, value in chosen.items()}
     summaries = hparams(settings, scores)[1:]
     for board in tensorboard_loggers(trainer):
         board.log_metrics(scores, step)
         for summary in summaries:
             board.experiment.file_writer.add_summary(summary, step)
         board.finalize("success")
-
-
-def _shown(value: Any) -> Any:
-    """A number or a string, which is all that the table knows; it would take true for 1.0."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return value if isinstance(value, int | float) else str(value)

@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import LambdaLR
 def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.05, final: float = 0.02) -> LambdaLR:
     """A learning rate that rises linearly, then falls along half a cosine (Loshchilov & Hutter 2017, one cycle).
 
-    The peak is the optimizer's learning rate. After `total_steps` the rate stays what it is.
+    The peak is the optimizer's learning rate.
     """
     rising = max(1, round(warmup * total_steps))
     falling = max(1, total_steps - rising)

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from rnnlab.config.messages import explain
-from rnnlab.utils.errors import Lost, Pruned, Stopped
+from rnnlab.utils.errors import Lost, Pruned
 from rnnlab.utils.files import write_atomically
 
 FILE = "run.json"
@@ -26,10 +26,9 @@ log = logging.getLogger(__name__)
 def read(folder: Path) -> dict[str, Any]:
     """The record of the run in a folder; empty if there is none, or none that can be read."""
     try:
-        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return dict(json.loads((folder / FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def write(folder: Path, record: dict[str, Any]) -> None:
@@ -40,12 +39,7 @@ def write(folder: Path, record: dict[str, Any]) -> None:
 
 def find_runs(folder: Path) -> list[Path]:
     """The folders of runs at or below a folder."""
-    found = []
-    for path, folders, files in os.walk(folder):
-        if FILE in files:
-            folders.clear()  # a run's folder contains no other runs
-            found.append(Path(path))
-    return found
+    return [path.parent for path in folder.rglob(FILE)]
 
 
 def status(record: dict[str, Any]) -> str:
@@ -74,8 +68,8 @@ def process_start_time(pid: int | None) -> float | None:
 class Record:
     """Keeps `run.json` up to date: `with Record(...) as record: record.note(score=...)`.
 
-    At the end the status follows from the exception, if there is one; `Pruned` is not raised further. A run that
-    `resumes` adds its seconds to those before. Only one process of a run `writes`.
+    At the end the status follows from the exception; `Pruned` is not raised further. A run that `resumes` adds its
+    seconds to those before. Only one process of a run `writes`.
     """
 
     def __init__(self, folder: Path, overrides: list[str], resumes: bool = False, writes: bool = True):
@@ -119,10 +113,8 @@ def _outcome(error: BaseException | None) -> tuple[str, str]:
             return "finished", ""
         case Pruned():
             return "pruned", str(error)
-        case Stopped():
+        case KeyboardInterrupt() | SystemExit():  # Stopped among them
             return "stopped", str(error)
-        case KeyboardInterrupt() | SystemExit():
-            return "stopped", "stopped"
         case Lost() | OSError():
             return "killed", str(error)
     message = explain(error)

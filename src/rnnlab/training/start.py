@@ -18,11 +18,8 @@ class Start:
 
     **Arguments:**
 
-    - `kind`: `fresh`: train from the beginning. `own`, `other`: resume from a checkpoint of this run's folder, or from
-      another. `finished`: nothing. `refused`: nothing, since `message`.
-    - `ckpt`: the checkpoint to resume from.
+    - `kind`: `own`, `other`: resume from a checkpoint of this run's folder, or from another.
     - `replaces`: whether what another run left in the folder is to be moved aside.
-    - `message`: for the user.
     """
 
     kind: Literal["fresh", "own", "other", "finished", "refused"]
@@ -46,8 +43,6 @@ def decide_start(
     **Arguments:**
 
     - `folder`: of the run. The same command continues the run in it that was interrupted.
-    - `overrides`: of the command; all but `ckpt` identify a run.
-    - `ckpt`: the setting.
     - `history`: the folder of the runs that `ckpt=last` searches if `folder` has no checkpoint.
     - `swept`: whether the run is a job of a sweep, which skips what is finished.
     - `writes`: whether this process is the one that writes to the folder.
@@ -88,14 +83,12 @@ def identity(overrides: list[str]) -> list[str]:
 
 
 def check_fits(what: str, saved: dict[str, Any], model: Task, cfg: DictConfig, *sections: str) -> None:
-    """Compare a checkpoint with the run that is to start from it.
+    """Require that the settings of a checkpoint are those of the run that is to start from it.
 
     **Arguments:**
 
     - `what`: the setting that names the checkpoint, `ckpt=PATH`.
     - `sections`: parts of the model's config that have to be equal beside those that the weights depend on.
-
-    **Raises:** `UserError` with the settings that differ.
     """
     then = {**saved["rnnlab"]["model"], "spec": saved["hyper_parameters"]["spec"]}
     now = {**plain_parts(cfg)["model"], "spec": model.spec.as_dict()}
@@ -106,18 +99,11 @@ def check_fits(what: str, saved: dict[str, Any], model: Task, cfg: DictConfig, *
     keys = [name for name in here | there if name.startswith(matters) and here.get(name) != there.get(name)]
     if same_weights and not keys:
         return
-    differences = [f"{name} is {_brief(here.get(name))} here and {_brief(there.get(name))} there" for name in keys]
-    advice = f"Set it as it was, or leave {what} out."
-    if "spec.vocab" in keys:
-        advice += " If it was fine-tuned, init_from=PATH gives its vocabulary."
-    if any(name.startswith("optim.") for name in keys):
-        advice += " init_from=PATH takes its weights and starts with a new optimizer."
-    raise UserError(f"{what} does not fit this run: {'; '.join(differences) or 'other weights'}. {advice}")
-
-
-def _brief(value: Any) -> Any:
-    is_vocabulary = isinstance(value, list) and all(isinstance(character, str) for character in value)
-    return f"{''.join(value)[:100]!r}" if is_vocabulary else value
+    differences = [f"{name} is {here.get(name)!s:.200} here and {there.get(name)!s:.200} there" for name in keys]
+    raise UserError(
+        f"{what} does not fit this run: {'; '.join(differences) or 'other weights'}. Set it as it was, or leave {what} "
+        "out. init_from=PATH takes the weights and the vocabulary of a checkpoint, and starts with a new optimizer."
+    )
 
 
 def plain_parts(cfg: DictConfig) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def make_parts(cfg: DictConfig) -> tuple[SequenceData, Task]:
 
 
 def make_trainer(cfg: DictConfig, folder: Path, *callbacks: pl.Callback) -> pl.Trainer:
-    """The trainer of a config, with the callbacks and loggers of the config and `callbacks`; `folder` is the run's."""
+    """The trainer of a config, with `callbacks` beside those of the config; `folder` is the run's."""
     speed_up_hooks()
     configured = [instantiate(callback) for callback in cfg.callbacks.values() if callback is not None]
     return instantiate(
@@ -87,12 +87,11 @@ def quiet() -> None:
 
 def score(trainer: pl.Trainer, model: Task, datamodule: SequenceData, ckpt: str | None = None) -> None:
     """Test, or validate where the data have no test split."""
-    if "test" in datamodule.splits:
-        trainer.test(model, datamodule=datamodule, ckpt_path=ckpt, weights_only=True, verbose=False)
-    elif "val" in datamodule.splits:
-        trainer.validate(model, datamodule=datamodule, ckpt_path=ckpt, weights_only=True, verbose=False)
-    else:
-        tell("Nothing is scored: the data have no validation or test part.")
+    if {"test", "val"}.isdisjoint(datamodule.splits):
+        tell("Nothing is scored: the data have no validation or test split.")
+        return
+    evaluate = trainer.test if "test" in datamodule.splits else trainer.validate
+    evaluate(model, datamodule=datamodule, ckpt_path=ckpt, weights_only=True, verbose=False)
 
 
 def report(trainer: pl.Trainer, model: Task, datamodule: SequenceData, folder: Path) -> dict[str, float]:

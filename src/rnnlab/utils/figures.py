@@ -23,10 +23,7 @@ def tensorboard_loggers(trainer: pl.Trainer) -> list[TensorBoardLogger]:
 class TimeBudget:
     """Limits a recurring task to a share of the time: `if budget.is_due(): with budget: ...`.
 
-    **Arguments:**
-
-    - `share`: of the time, at most.
-    - `expected`: seconds that the first use is expected to take.
+    The first use is `expected` to take so many seconds.
     """
 
     def __init__(self, share: float, expected: float = 0.0):
@@ -34,7 +31,6 @@ class TimeBudget:
         self.available_at = time.monotonic() + self.pause * expected
 
     def is_due(self) -> bool:
-        """Whether enough time has passed since the last use."""
         return time.monotonic() >= self.available_at
 
     def __enter__(self) -> None:

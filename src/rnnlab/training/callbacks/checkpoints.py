@@ -4,7 +4,6 @@ import math
 import os
 import shutil
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from rnnlab.nn.gradients import total_norm
 from rnnlab.training import loggers
-from rnnlab.training.checkpoint_file import FORMAT, is_whole, load
+from rnnlab.training.checkpoint_file import FORMAT, load
 from rnnlab.training.lightning_patches import update_plateau_schedulers
 from rnnlab.utils.errors import Lost, require
 
@@ -27,9 +26,6 @@ class AtomicIO(TorchCheckpointIO):
 
     **Raises:** `Lost` if the disk is full; `UserError` for content that could not be loaded again.
     """
-
-    def __init__(self) -> None:
-        self.last_is_whole = False  # once this process has written it
 
     def save_checkpoint(self, content: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
@@ -42,42 +38,34 @@ class AtomicIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:
             partial.unlink(missing_ok=True)
-            cause = error if isinstance(error, OSError) else error.__context__  # torch's writer fails once more
+            cause = getattr(error.__context__, "strerror", error)  # torch's writer fails once more
             raise Lost(
-                f"{path} cannot be written: {getattr(cause, 'strerror', error)}. The checkpoints of earlier steps are "
-                "intact: make room, then go on with the same command, or ckpt=last."
+                f"{path} cannot be written: {cause}. The checkpoints of earlier steps are intact: make room, then "
+                "continue with the same command."
             ) from error
         unsafe = get_unsafe_globals_in_checkpoint(str(partial))
         require(
-            not unsafe,
-            f"A callback or module puts {', '.join(unsafe)} into the checkpoint, which would not be loaded again. "
-            "Let its state_dict hold tensors and plain values.",
+            not unsafe, f"A state_dict holds {', '.join(unsafe)}. Only tensors and plain values can be loaded again."
         )
         if path.name == "last.ckpt" and path.exists():
-            if self.last_is_whole or is_whole(path):
-                _link(path, path.with_name("previous.ckpt"))
-            self.last_is_whole = True
+            _link(path, path.with_name("previous.ckpt"))
         partial.replace(path)
-        with suppress(OSError):  # a folder that cannot be opened
-            folder = os.open(path.parent, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         return load(path)
 
 
 class BestAndLast(Checkpoint):
-    """Writes `last.ckpt` and `best.ckpt` after each validation and at the end of training.
+    """Writes `last.ckpt` and `best.ckpt` to `folder` after each validation and at the end of training.
 
     `signals.Stop` has `last.ckpt` written between two steps, too, when it `is_due`.
 
     **Arguments:**
 
-    - `folder`: where they go.
-    - `monitor`, `mode`: the metric that decides, and whether its `"min"` or `"max"` is best.
     - `config`: the plain configs `model` and `data`.
-    - `every_minutes`: between two checkpoints.
     - `overrides`: identify the run, for which early stopping is final; one with other overrides continues.
 
     **Raises:** `UserError` if a weight or the monitored metric is not finite, instead of saving it, and if a validation
@@ -105,10 +93,17 @@ class BestAndLast(Checkpoint):
         """Whether the last checkpoint is older than it should be, by the clock of the first process."""
         return self.rank == 0 and time.monotonic() > self.saved_at + self.pause
 
-    def save(self, trainer: pl.Trainer) -> None:
-        """Write `last.ckpt`."""
-        _check_weights(trainer)
-        self._save(trainer, is_best=False)
+    def save(self, trainer: pl.Trainer, is_best: bool = False) -> None:
+        """Write `last.ckpt`, and make it `best.ckpt` if it `is_best`."""
+        size = total_norm([weight.detach() for weight in trainer.lightning_module.parameters()], math.inf)
+        require_finite("a weight", size.item(), trainer.global_step)
+        if is_best:
+            self.best_step = trainer.global_step
+        self.stopping, self.metrics = trainer.should_stop, {**trainer.callback_metrics}
+        trainer.save_checkpoint(self.last)
+        self.saved_step, self.saved_at = trainer.global_step, time.monotonic()
+        if trainer.is_global_zero and is_best:
+            _link(self.last, self.best)  # last.ckpt is replaced, never written into
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self.rank = trainer.global_rank
@@ -118,8 +113,7 @@ class BestAndLast(Checkpoint):
 
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
-            _check_weights(trainer)
-            self._save(trainer, self._improved(trainer))
+            self.save(trainer, self._improved(trainer))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         update_plateau_schedulers(trainer)
@@ -127,8 +121,7 @@ class BestAndLast(Checkpoint):
     def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
         undecided = self.best_score is None and self.best_step != trainer.global_step
         if undecided or trainer.global_step != self.saved_step:
-            _check_weights(trainer)
-            self._save(trainer, is_best=self.best_score is None)  # without a validation the latest is the best
+            self.save(trainer, is_best=self.best_score is None)  # without a validation the latest is the best
 
     def on_save_checkpoint(self, trainer: pl.Trainer, task: Any, checkpoint: dict) -> None:
         written = loggers.flush(trainer) if trainer.is_global_zero else {}
@@ -151,24 +144,11 @@ class BestAndLast(Checkpoint):
         """Keep the best checkpoint of the run that resumes from `path`, with content `saved`, as the one to beat."""
         if path.absolute() == self.last.absolute():
             self.saved_step = saved["global_step"]  # if nothing is left to train, it stays as it is
-        if not writes:
-            return
-        if self.best.exists() and not is_whole(self.best):
-            self.best.replace(self.best.with_suffix(".old"))
         # a run may have been killed after it wrote its best weights as `last.ckpt` and before it linked `best.ckpt`
         is_best = saved["callbacks"].get(self.state_key, {}).get("best_step") == saved["global_step"]
         best = path if is_best else path.with_name("best.ckpt")
-        if best != self.best and (is_best or not self.best.exists()) and is_whole(best):
+        if writes and best.exists() and (is_best or not self.best.exists()):
             _link(best, self.best)
-
-    def _save(self, trainer: pl.Trainer, is_best: bool) -> None:
-        if is_best:
-            self.best_step = trainer.global_step
-        self.stopping, self.metrics = trainer.should_stop, {**trainer.callback_metrics}
-        trainer.save_checkpoint(self.last)
-        self.saved_step, self.saved_at = trainer.global_step, time.monotonic()
-        if trainer.is_global_zero and is_best:
-            _link(self.last, self.best)  # last.ckpt is replaced, never written into
 
     def _improved(self, trainer: pl.Trainer) -> bool:
         measured = trainer.callback_metrics
@@ -182,11 +162,6 @@ class BestAndLast(Checkpoint):
         if improved:
             self.best_score = score
         return improved
-
-
-def _check_weights(trainer: pl.Trainer) -> None:
-    size = total_norm([weight.detach() for weight in trainer.lightning_module.parameters()], math.inf)
-    require_finite("a weight", size.item(), trainer.global_step)
 
 
 def require_finite(what: str, value: float, step: int) -> None:
@@ -208,4 +183,3 @@ def _link(path: Path, other: Path) -> None:
     except OSError:  # a file system without links
         shutil.copy2(path, partial)
     partial.replace(other)
-    partial.unlink(missing_ok=True)  # still there if both were one file before

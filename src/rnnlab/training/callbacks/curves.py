@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 from rnnlab.nn.gradients import total_norm
@@ -22,11 +22,11 @@ LOSSES = ("train/loss", "val/loss")
 class Curves(pl.Callback):
     """Logs `train/loss`, `train/grad_norm`, `train/lr` and every validation metric.
 
-    `train/loss` is the mean over the steps since the last point, every `trainer.log_every_n_steps`; until then losses
-    stay on their device, so that a GPU is not waited for. `train/grad_norm` is that before clipping. The history is
-    also written as `figures/loss.png` and, with `monitor`, `curves.json`: `{"val/loss": [[step, value], ...], ...}`.
+    `train/loss` is the mean over the steps since the last point, without those that `NonFiniteGradientGuard` skips;
+    until then losses stay on their device, so that a GPU is not waited for. `train/grad_norm` is that before clipping.
+    The history is also written to `figures/loss.png` and, with `monitor`, `curves.json`.
 
-    **Raises:** `UserError` for a loss that is not finite. A step that `NonFiniteGradientGuard` skips is in no mean.
+    **Raises:** `UserError` for a loss that is not finite.
     """
 
     state_key = "curves"  # survives a new name of the class
@@ -82,7 +82,7 @@ class Curves(pl.Callback):
             save_figure(trainer, "loss", self._figure(task.loss_label))
 
     def state_dict(self) -> dict[str, Any]:
-        losses = self._over_ranks(self.reduce) if self.losses else []
+        losses = self._over_ranks() if self.losses else []
         history = {name: torch.tensor(points, dtype=torch.float64) for name, points in self.history.items()}
         return {"history": history, "losses": losses}
 
@@ -91,16 +91,15 @@ class Curves(pl.Callback):
             self.history[name] = [(int(step), value) for step, value in points.tolist()]
         self.losses = [(step, torch.tensor(value), skipped) for step, value, skipped in state_dict["losses"]]
 
-    def _over_ranks(self, reduce: Any) -> list[tuple[int, float, bool]]:
-        """The losses that are in no mean yet, each the mean over the ranks."""
+    def _over_ranks(self) -> list[tuple[int, float, bool]]:
+        """The losses since the last mean, averaged over the ranks."""
         steps, losses, skipped = zip(*self.losses, strict=True)
         stacked = torch.stack([loss.to(losses[-1].device) for loss in losses])
-        values = reduce(stacked, reduce_op="mean").tolist()  # here a GPU is waited for
+        values = self.reduce(stacked, reduce_op="mean").tolist()  # waits for a GPU
         return list(zip(steps, values, map(bool, skipped), strict=True))
 
     def _mean_loss(self, trainer: pl.Trainer) -> dict[str, float]:
-        """The mean of the losses since the last call, over all ranks and the steps that were taken."""
-        taken = [(step, value) for step, value, skipped in self._over_ranks(trainer.strategy.reduce) if not skipped]
+        taken = [(step, value) for step, value, skipped in self._over_ranks() if not skipped]
         self.losses.clear()
         for step, value in taken:
             require_finite("train/loss", value, step)
@@ -121,16 +120,11 @@ class Curves(pl.Callback):
         axes = figure.subplots()
         axes.set(xlabel="optimizer step", ylabel=label)
         axes.grid(alpha=0.3)
-        for name, color in zip(LOSSES, ("tab:blue", "tab:orange"), strict=True):
-            if points := self.history[name]:
-                axes.plot(*zip(*points, strict=True), color=color, label=name, marker="." if len(points) < 30 else None)
-        values = [value for name in LOSSES for _, value in self.history[name]]
-        if values:
-            axes.legend()
-        if values and max(values) > 10 * min(values) > 0:
+        for name in LOSSES:
+            points = np.array(self.history[name]).reshape(-1, 2)
+            axes.plot(*points.T, label=name, marker="." if len(points) < 30 else None)
+        axes.legend()
+        low, high = axes.dataLim.intervaly
+        if high > 10 * low > 0:
             axes.set_yscale("log")
-            axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_formatter(NullFormatter())
-            if max(values) < 100 * min(values):
-                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         return figure

@@ -24,8 +24,8 @@ class Pictures(pl.Callback):
     def on_validation_end(self, trainer: Any, task: Any) -> None:
         if trainer.state.fn != TrainerFn.FITTING or not trainer.is_global_zero:
             return
-        if not all(score.isfinite() for score in trainer.callback_metrics.values()):  # the run is about to end
-            return
+        if not all(score.isfinite() for score in trainer.callback_metrics.values()):
+            return  # the run is about to fail
         if (text := task.text(trainer.datamodule.example(1))) is not None:
             for board in tensorboard_loggers(trainer):
                 board.experiment.add_text("sample", verbatim(text), trainer.global_step)

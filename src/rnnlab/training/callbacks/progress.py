@@ -36,7 +36,7 @@ class Progress(ProgressBar):
         self.total = trainer.estimated_stepping_batches
         self.first_step = trainer.global_step
         self.started = self.shown = time.monotonic()
-        if self.console.is_terminal and trainer.is_global_zero:
+        if self.console.is_terminal and self.interval < inf:
             self.bar = Bar(BarColumn(24), TextColumn("{task.description}"), console=self.console, auto_refresh=False)
             self.bar.start()
             self.task = self.bar.add_task("", total=None if self.total == inf else self.total)
@@ -59,26 +59,22 @@ class Progress(ProgressBar):
     def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if self.loss is not None:
             self._show(trainer)
-        elif trainer.is_global_zero:
+        else:
             tell(f"Nothing left to train at step {self.first_step}: raise trainer.max_epochs to go on.")
         self.on_exception()
 
     def on_exception(self, *_: Any) -> None:
         if self.bar is not None:
             self.bar.stop()
-            self.bar = None
 
     def _show(self, trainer: pl.Trainer, doing: str = "") -> None:
         self.shown = time.monotonic()
-        if not trainer.is_global_zero:
-            return
-        step, of_total, left = trainer.global_step, "", ""
+        step, left = trainer.global_step, ""
         rate = (step - self.first_step) / max(self.shown - self.started, 1e-9)
-        if self.total != inf:
-            of_total = f"/{self.total}"
-            left = f"  {timedelta(seconds=round((self.total - step) / rate))} left" if rate else ""
+        if rate and self.total != inf:
+            left = f"  {timedelta(seconds=round((self.total - step) / rate))} left"
         loss = float(self.loss) * trainer.accumulate_grad_batches  # which Lightning has divided by
-        text = f"step {step}{of_total}  train/loss {loss:.4g}{self.monitored}  {rate:.0f} steps/s{left}{doing}"
+        text = f"step {step}/{self.total}  train/loss {loss:.4g}{self.monitored}  {rate:.0f} steps/s{left}{doing}"
         if self.bar is not None:
             self.bar.update(self.task, description=text, completed=step, refresh=True)
         else:

@@ -12,8 +12,8 @@ import torch.distributed as dist
 class RandomNumbers(pl.Callback):
     """Keeps the state of torch's, numpy's and Python's generators in checkpoints, for each rank.
 
-    They are restored at the first batch, when everything is built that uses random numbers, too: so this has to be the
-    first of a trainer's callbacks.
+    It has to be the first of a trainer's callbacks: the states are restored at the first batch, after everything is
+    built that uses random numbers.
     """
 
     state_key = "random_state"  # survives a new name of the class
@@ -47,7 +47,7 @@ def state() -> dict[str, Any]:
     algorithm, keys, *rest = cast(tuple, np.random.get_state())
     return {
         "torch": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
-        "numpy": [str(algorithm), torch.from_numpy(keys.astype(np.int64)), *rest],
+        "numpy": [algorithm, torch.from_numpy(keys.astype(np.int64)), *rest],
         "python": random.getstate(),
     }
 
