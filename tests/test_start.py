@@ -12,6 +12,7 @@ from test_errors import message_of
 from rnnlab.training.checkpoint_file import FORMAT
 from rnnlab.training.run_record import process_start_time
 from rnnlab.training.start import decide_start
+from rnnlab.utils.errors import UserError
 
 HERE = {"host": socket.gethostname(), "pid": os.getpid(), "born": process_start_time(os.getpid())}
 ALONE, CHILD = (), (False,)  # writes, external, restarted
@@ -80,7 +81,12 @@ def test_decide_start(case, tmp_path):
     given = str(tmp_path / ckpt) if ckpt and ckpt != "last" else ckpt
     overrides = ["seed=1", *([f"ckpt={given}"] if ckpt else [])]
     before = sorted(tmp_path.rglob("*"))
-    start = decide_start(folder, overrides, given, tmp_path, swept, *role)
+    arguments = (folder, overrides, given, tmp_path, swept, *role)
+    if kind == "refused":
+        with pytest.raises(UserError, match=words):
+            decide_start(*arguments)
+        return
+    start = decide_start(*arguments)
     assert (start.kind, start.ckpt, start.replaces) == (kind, found and tmp_path / found, replaces)
     assert words in start.message
     assert bool(words) == bool(start.message)

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig
 from rich.table import Table
 
@@ -57,23 +58,15 @@ def benchmark(cfg: DictConfig) -> None:
     tell(table)
 
 
-class _Clock(pl.Callback):
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.start = _now()
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.seconds = _now() - self.start
-
-
 def _time_run(cfg: DictConfig, folder: Path) -> tuple[int, float]:
     """Steps and seconds of a run."""
     pl.seed_everything(cfg.seed, verbose=False)
     datamodule, model = make_parts(cfg)
-    clock = _Clock()
+    timer = Timer()
     keeper = BestAndLast(folder / "checkpoints", cfg.monitor, cfg.mode, {}, cfg.checkpoint.every_minutes, [])
-    trainer = make_trainer(cfg, folder, keeper, clock)
+    trainer = make_trainer(cfg, folder, keeper, timer)
     trainer.fit(model, datamodule=datamodule)
-    return trainer.global_step, clock.seconds
+    return trainer.global_step, timer.time_elapsed("train")
 
 
 def _time_plain_loop(cfg: DictConfig, steps: int) -> float:
@@ -85,7 +78,7 @@ def _time_plain_loop(cfg: DictConfig, steps: int) -> float:
     model.to(device)
     optimizer = instantiate(cfg.optim.optimizer)(model.parameters())
     clip = cfg.trainer.gradient_clip_val
-    start = _now()
+    start = time.perf_counter()
     for loaded in islice(_epochs(datamodule.train_dataloader()), steps):
         batch = datamodule.transfer_batch_to_device(loaded, device, 0)
         with torch.autocast(device.type, torch.bfloat16, enabled=cfg.trainer.precision == "bf16-mixed"):
@@ -95,16 +88,12 @@ def _time_plain_loop(cfg: DictConfig, steps: int) -> float:
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
-    return _now() - start
+    if on_gpu:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def _epochs(loader: Any) -> Iterator[Any]:
     for epoch in count():
         loader.sampler.set_epoch(epoch)
         yield from loader
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()

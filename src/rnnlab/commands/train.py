@@ -44,7 +44,6 @@ def train(cfg: DictConfig) -> float | None:
     writes = processes.is_global_zero()
     role = writes, processes.under_external_launcher(), processes.is_restart()
     start = decide_start(folder, overrides, cfg.ckpt, Path(hydra.run.dir).parent, swept, *role)
-    require(start.kind != "refused", start.message)
     if start.message:
         tell(start.message)
     if start.kind == "finished":

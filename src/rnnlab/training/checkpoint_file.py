@@ -26,7 +26,7 @@ def kept(folder: Path) -> list[Path]:
     return [path for name in NAMES if (path := folder / "checkpoints" / f"{name}.ckpt").exists()]
 
 
-def newest(paths: list[Path]) -> tuple[Path | None, str]:
+def newest(paths: list[Path]) -> tuple[Path, str]:
     """The checkpoint that was written last of those that can be read, and a message about newer ones that cannot."""
     written: dict[Path, float] = {}
     for path in paths:  # within a run the names give the order, since copying may change the times
@@ -38,7 +38,7 @@ def newest(paths: list[Path]) -> tuple[Path | None, str]:
             return path, message.strip()
         except UserError as error:
             message += f"passed over: {error}\n"
-    return None, f"ckpt=last: none of {', '.join(map(str, paths))} can be read."
+    raise UserError(f"ckpt=last: none of {', '.join(map(str, paths))} can be read.")
 
 
 def load(path: str | Path, key: str = "ckpt") -> dict[str, Any]:

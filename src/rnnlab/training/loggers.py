@@ -1,12 +1,11 @@
 """Log files of a run, and how they follow it when it resumes: no step is missing and none is there twice."""
 
-import csv
-import io
 import os
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import pandas as pd
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -21,7 +20,7 @@ class CSV(Logger):
     def __init__(self, save_dir: str) -> None:
         super().__init__()
         self.path = Path(save_dir) / TABLE
-        self.columns, self.rows = _read(self.path)
+        self.rows: list[dict[str, Any]] = _read(self.path).to_dict("records") if self.path.exists() else []
 
     @property
     def name(self) -> str:
@@ -39,12 +38,11 @@ class CSV(Logger):
         if not self.rows or int(self.rows[-1]["step"]) != step:
             self.rows.append({"step": step})
         self.rows[-1] |= {name: float(value) for name, value in metrics.items()}
-        self.columns += [name for name in self.rows[-1] if name not in self.columns]
 
     @rank_zero_only
     def save(self) -> None:
         if self.rows:
-            _write(self.path, self.columns, self.rows)
+            _write(self.path, pd.DataFrame(self.rows, dtype=object))
 
     def finalize(self, status: str) -> None:
         self.save()
@@ -66,8 +64,8 @@ def rewind(folder: Path, step: int, written: dict[str, int]) -> None:
     for path in _log_files(folder):
         size = written.get(path.name, 0)
         if path.name == TABLE:
-            columns, rows = _read(path)
-            _write(path, columns, [row for row in rows if int(row["step"]) <= step])
+            table = _read(path)
+            _write(path, table[table["step"].astype(int) <= step])
         elif size == 0:
             path.unlink()
         elif size < path.stat().st_size:
@@ -84,18 +82,9 @@ def _log_files(folder: Path) -> list[Path]:
     return [*folder.glob("*tfevents*"), *folder.glob(TABLE)]
 
 
-def _read(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    if not path.exists():
-        return [], []
-    with path.open(encoding="utf-8", newline="") as file:
-        table = csv.DictReader(file)
-        rows = list(table)
-        return list(table.fieldnames or []), rows
+def _read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
-def _write(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO(newline="")
-    table = csv.DictWriter(text, columns)
-    table.writeheader()
-    table.writerows(rows)
-    write_atomically(path, text.getvalue())
+def _write(path: Path, table: pd.DataFrame) -> None:
+    write_atomically(path, table.to_csv(index=False))

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from rnnlab.config.repository import flatten
 from rnnlab.tasks.base import Task
 from rnnlab.training import checkpoint_file, run_record
-from rnnlab.utils.errors import UserError
+from rnnlab.utils.errors import UserError, require
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Start:
     - `replaces`: whether what another run left in the folder is to be moved aside.
     """
 
-    kind: Literal["fresh", "own", "other", "finished", "refused"]
+    kind: Literal["fresh", "own", "other", "finished"]
     ckpt: Path | None = None
     replaces: bool = False
     message: str = ""
@@ -48,32 +48,33 @@ def decide_start(
     - `writes`: whether this process is the one that writes to the folder.
     - `external`: whether torchrun or srun has started it. Its ranks cannot agree on a record that one of them is about
       to replace, so they continue only if they are `restarted`.
+
+    **Raises:** `UserError` if no checkpoint can be read, and if the folder holds another run that is not over.
     """
     record, kept = run_record.read(folder), checkpoint_file.kept(folder)
     status = run_record.status(record)
     is_same = identity(record.get("overrides") or []) == identity(overrides)
     alone = writes and not external
-    if alone and status == "running" and run_record.on_this_host(record):
-        message = f"{folder}: process {record['pid']} is at this run. Wait for it, or choose another folder."
-        return Start("refused", message=message)
+    require(
+        not (alone and status == "running" and run_record.on_this_host(record)),
+        f"{folder}: process {record.get('pid')} is at this run. Wait for it, or choose another folder.",
+    )
     if swept and is_same and status in run_record.DONE:
         return Start("finished", message=f"{folder} is finished already.")
     interrupted = bool(kept) and status in run_record.INTERRUPTED
     found, message = Path(str(ckpt)) if ckpt is not None else None, ""
     if ckpt == "last":
         candidates = kept or [path for run in history.glob("*/") for path in checkpoint_file.kept(run)]
+        require(bool(candidates), f"ckpt=last: there is no checkpoint below {history}. Train without ckpt= first.")
         found, message = checkpoint_file.newest(candidates)
-        if not candidates:
-            message = f"ckpt=last: there is no checkpoint below {history}. Train without ckpt= first."
     elif ckpt is None and kept and (restarted if external else alone and is_same and interrupted):
         found, message = checkpoint_file.newest(kept)
-    if found is None and message:
-        return Start("refused", message=message)
     if found is not None and found.resolve().parent == (folder / "checkpoints").resolve():
         return Start("own", found, message=message)
-    if writes and interrupted and not (is_same and ckpt is None):
-        message = f"{folder} holds another run, which was interrupted: this one would replace its checkpoint. "
-        return Start("refused", message=f"{message}Choose another folder, or delete it.")
+    require(
+        not (writes and interrupted) or (is_same and ckpt is None),
+        f"{folder} holds another run, which was interrupted. Choose another folder, or delete it.",
+    )
     return Start("other" if found else "fresh", found, bool(record or kept), message)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from hydra.utils import get_class, instantiate
+from lightning.fabric.utilities.warnings import PossibleUserWarning
 from omegaconf import DictConfig
 
 from rnnlab.data.base import SequenceData
@@ -63,14 +64,9 @@ def make_trainer(cfg: DictConfig, folder: Path, *callbacks: pl.Callback) -> pl.T
 
 
 IGNORED_WARNINGS = (
-    ".*does not have many workers.*",  # batches are indexed out of memory
-    ".*dataloader is not resumable.*",  # the data module resumes it
-    ".*smaller than the logging interval.*",  # the curves have a point at each validation
     ".*callbacks used to create the checkpoint need to be provided.*",  # callbacks may change between starts
-    ".*The `srun` command is available.*",  # a single process on the machine of a cluster
     ".*not part of single contiguous chunk of memory.*",  # shards, 16 bits, and cells whose weights are probed
     ".*AccumulateGrad node's stream does not match.*",  # Lightning prepares DDP on another stream
-    "GPU available but not used.*",  # trainer=cpu is a choice
     "TensorFloat32 tensor cores .* available but not enabled.*",  # tf32=false is a choice
     ".*Total length of `list` across ranks is zero.*",  # data without a validation split
     ".*was called before the ``update`` method.*",  # a validation without a sample, with debug=overfit
@@ -81,6 +77,7 @@ IGNORED_WARNINGS = (
 def quiet() -> None:
     """Send Lightning's messages to the log only, and ignore warnings that do not apply."""
     logging.getLogger("lightning").handlers.clear()  # Hydra's handlers have them already
+    warnings.filterwarnings("ignore", category=PossibleUserWarning)  # workers, resumable loaders, unused GPUs
     for pattern in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", pattern)
 

@@ -1,6 +1,5 @@
 """Figures and texts of a run: for TensorBoard and as files."""
 
-import gc
 import time
 import warnings
 from pathlib import Path
@@ -58,5 +57,3 @@ def save_figure(trainer: pl.Trainer, name: str, figure: Figure) -> None:
     folder = Path(trainer.default_root_dir) / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(folder / f"{name}.png")
-    figure.clear()  # its parts refer to each other, and would stay in memory until the next garbage collection
-    gc.collect()

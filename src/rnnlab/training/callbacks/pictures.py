@@ -19,29 +19,20 @@ class Pictures(pl.Callback):
 
     def __init__(self) -> None:
         self.drawing = TimeBudget(1 / 10)
-        self.is_skipped = False  # the newest validation has no figures
 
     def on_validation_end(self, trainer: Any, task: Any) -> None:
         if trainer.state.fn != TrainerFn.FITTING or not trainer.is_global_zero:
             return
         if not all(score.isfinite() for score in trainer.callback_metrics.values()):
             return  # the run is about to fail
+        is_last = trainer.should_stop or trainer.global_step >= trainer.estimated_stepping_batches
         if (text := task.text(trainer.datamodule.example(1))) is not None:
             for board in tensorboard_loggers(trainer):
                 board.experiment.add_text("sample", verbatim(text), trainer.global_step)
-            if trainer.global_step < trainer.estimated_stepping_batches:
+            if not is_last:
                 tell(f"\nat step {trainer.global_step}:\n{text}\n")
-        self.is_skipped = not self.drawing.is_due()
-        if not self.is_skipped:
+        if is_last or self.drawing.is_due():
             self._draw(trainer, task, "val")
-
-    def on_train_end(self, trainer: Any, task: Any) -> None:
-        task.gather()  # on every rank, though only the first draws
-        if self.is_skipped:
-            task.eval()  # as in a validation
-            self._draw(trainer, task, "val")
-            task.train()
-        task.scatter()
 
     def on_test_end(self, trainer: Any, task: Any) -> None:
         if trainer.is_global_zero:

@@ -46,12 +46,6 @@ class Progress(ProgressBar):
         if time.monotonic() - self.shown >= self.interval:
             self._show(trainer)
 
-    def on_validation_batch_end(
-        self, trainer: pl.Trainer, task: Any, outputs: Any, batch: Any, i: int, *_: Any
-    ) -> None:
-        if trainer.training and time.monotonic() - self.shown >= self.interval:
-            self._show(trainer, f"  validating, batch {i + 1}")
-
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if self.monitor in trainer.callback_metrics:
             self.monitored = f"  {self.monitor} {float(trainer.callback_metrics[self.monitor]):.4g}"
@@ -67,14 +61,14 @@ class Progress(ProgressBar):
         if self.bar is not None:
             self.bar.stop()
 
-    def _show(self, trainer: pl.Trainer, doing: str = "") -> None:
+    def _show(self, trainer: pl.Trainer) -> None:
         self.shown = time.monotonic()
         step, left = trainer.global_step, ""
         rate = (step - self.first_step) / max(self.shown - self.started, 1e-9)
         if rate and self.total != inf:
             left = f"  {timedelta(seconds=round((self.total - step) / rate))} left"
         loss = float(self.loss) * trainer.accumulate_grad_batches  # which Lightning has divided by
-        text = f"step {step}/{self.total}  train/loss {loss:.4g}{self.monitored}  {rate:.0f} steps/s{left}{doing}"
+        text = f"step {step}/{self.total}  train/loss {loss:.4g}{self.monitored}  {rate:.0f} steps/s{left}"
         if self.bar is not None:
             self.bar.update(self.task, description=text, completed=step, refresh=True)
         else:
