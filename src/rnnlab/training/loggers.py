@@ -17,18 +17,12 @@ TABLE = "metrics.csv"
 class CSV(Logger):
     """`metrics.csv`: a row a step, a column for each metric. Lightning's `CSVLogger` would delete an existing file."""
 
+    name = version = ""
+
     def __init__(self, save_dir: str) -> None:
         super().__init__()
         self.path = Path(save_dir) / TABLE
         self.rows: list[dict[str, Any]] = _read(self.path).to_dict("records") if self.path.exists() else []
-
-    @property
-    def name(self) -> str:
-        return ""
-
-    @property
-    def version(self) -> str:
-        return ""
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         pass
@@ -43,9 +37,6 @@ class CSV(Logger):
     def save(self) -> None:
         if self.rows:
             _write(self.path, pd.DataFrame(self.rows, dtype=object))
-
-    def finalize(self, status: str) -> None:
-        self.save()
 
 
 def flush(trainer: pl.Trainer) -> dict[str, int]:

@@ -89,17 +89,15 @@ def check_fits(what: str, saved: dict[str, Any], model: Task, cfg: DictConfig, *
     **Arguments:**
 
     - `what`: the setting that names the checkpoint, `ckpt=PATH`.
-    - `sections`: parts of the model's config that have to be equal beside those that the weights depend on.
+    - `sections`: parts of the model's config that have to be equal beside the shapes of the weights.
     """
-    then = {**saved["rnnlab"]["model"], "spec": saved["hyper_parameters"]["spec"]}
-    now = {**plain_parts(cfg)["model"], "spec": model.spec.as_dict()}
-    same_weights = checkpoint_file.shapes(saved["state_dict"]) == checkpoint_file.shapes(model.state_dict())
-    sizes = ("spec.kind", "spec.vocab", "spec.input_size", "spec.output_size", "spec.seq_len", "spec.horizon")
-    matters = sections + (("spec.vocab",) if same_weights else ("cell.", "embedding", "tied", "patch", "head", *sizes))
-    here, there = dict(flatten(now)), dict(flatten(then))
-    keys = [name for name in here | there if name.startswith(matters) and here.get(name) != there.get(name)]
-    if same_weights and not keys:
-        return
+    there = dict(flatten({**saved["rnnlab"]["model"], "spec": saved["hyper_parameters"]["spec"]}))
+    here = dict(flatten({**plain_parts(cfg)["model"], "spec": model.spec.as_dict()}))
+    keys = [name for name in here | there if here.get(name) != there.get(name)]
+    if checkpoint_file.shapes(saved["state_dict"]) == checkpoint_file.shapes(model.state_dict()):
+        keys = [name for name in keys if name.startswith(("spec.vocab", *sections))]
+        if not keys:
+            return
     differences = [f"{name} is {here.get(name)!s:.200} here and {there.get(name)!s:.200} there" for name in keys]
     raise UserError(
         f"{what} does not fit this run: {'; '.join(differences) or 'other weights'}. Set it as it was, or leave {what} "

@@ -40,13 +40,10 @@ class AtomicIO(TorchCheckpointIO):
             partial.unlink(missing_ok=True)
             cause = getattr(error.__context__, "strerror", error)  # torch's writer fails once more
             raise Lost(
-                f"{path} cannot be written: {cause}. The checkpoints of earlier steps are intact: make room, then "
-                "continue with the same command."
+                f"{path} cannot be written: {cause}. The one before is intact: make room, and run the same command."
             ) from error
         unsafe = get_unsafe_globals_in_checkpoint(str(partial))
-        require(
-            not unsafe, f"A state_dict holds {', '.join(unsafe)}. Only tensors and plain values can be loaded again."
-        )
+        require(not unsafe, f"A state_dict holds {', '.join(unsafe)}: only tensors and plain values can be loaded.")
         if path.name == "last.ckpt" and path.exists():
             _link(path, path.with_name("previous.ckpt"))
         partial.replace(path)
@@ -112,8 +109,19 @@ class BestAndLast(Checkpoint):
         trainer.callback_metrics.update(self.metrics)
 
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.state.fn == TrainerFn.FITTING:
-            self.save(trainer, self._improved(trainer))
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        measured = trainer.callback_metrics
+        require(
+            self.monitor in measured,
+            f"monitor={self.monitor} is not measured by the validation. It measures: {', '.join(sorted(measured))}.",
+        )
+        score = float(measured[self.monitor])
+        require_finite(self.monitor, score, trainer.global_step)
+        improved = self.best_score is None or self.sign * score < self.sign * self.best_score
+        if improved:
+            self.best_score = score
+        self.save(trainer, improved)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         update_plateau_schedulers(trainer)
@@ -149,19 +157,6 @@ class BestAndLast(Checkpoint):
         best = path if is_best else path.with_name("best.ckpt")
         if writes and best.exists() and (is_best or not self.best.exists()):
             _link(best, self.best)
-
-    def _improved(self, trainer: pl.Trainer) -> bool:
-        measured = trainer.callback_metrics
-        require(
-            self.monitor in measured,
-            f"monitor={self.monitor} is not measured by the validation. It measures: {', '.join(sorted(measured))}.",
-        )
-        score = float(measured[self.monitor])
-        require_finite(self.monitor, score, trainer.global_step)
-        improved = self.best_score is None or self.sign * score < self.sign * self.best_score
-        if improved:
-            self.best_score = score
-        return improved
 
 
 def require_finite(what: str, value: float, step: int) -> None:
