@@ -1,6 +1,5 @@
 """The five steps of a run: config, data, model, trainer, fit and test."""
 
-import gc
 import os
 from itertools import takewhile
 from pathlib import Path
@@ -29,11 +28,9 @@ from rnnlab.utils.console import tell
 from rnnlab.utils.errors import require
 from rnnlab.utils.figures import tensorboard_loggers, verbatim
 
-gc.freeze()  # what is imported stays: a sweep need not look through it at every garbage collection
-
 
 def train(cfg: DictConfig) -> float | None:
-    """Check a composed config, fit it, test its best checkpoint; everything is left in the run's folder.
+    """Check a composed config, fit it, test its best checkpoint.
 
     **Returns:** the best value of `cfg.monitor`, for a sweep to compare; `None` if the run was pruned.
     """
@@ -125,8 +122,7 @@ def _prepare_folder(folder: Path, start: Start, saved: dict[str, Any] | None, re
         loggers.set_aside(folder)
 
 
-def _tell_batch_size(trainer: pl.Trainer, batch_size: int) -> None:
+def _tell_batch_size(trainer: pl.Trainer, size: int) -> None:
     ranks, batches = trainer.num_devices * trainer.num_nodes, trainer.accumulate_grad_batches
     if ranks * batches > 1:
-        total = ranks * batches * batch_size
-        tell(f"batch of a step: {total} = {ranks} processes x {batches} batches x {batch_size}")
+        tell(f"batch of a step: {ranks * batches * size} = {ranks} processes x {batches} batches x {size}")

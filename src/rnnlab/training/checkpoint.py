@@ -48,7 +48,7 @@ def load_parts(path: str | Path, data: dict[str, Any]) -> tuple[Any, Any]:
 def build(config: dict[str, Any], section: str, path: str | Path, **kwargs: Any) -> Any:
     """Build the `section` of a checkpoint, `"model"` or `"data"`.
 
-    **Raises:** `UserError`, before anything is imported, for what `conf/` does not name, and if it cannot be built.
+    **Raises:** `UserError`, before anything is imported, for what `conf/` does not name.
     """
     require("_target_" in config, f"ckpt={path} does not say what its {section} is. Use another.")
     allowed: dict[str, set[Any]] = {}  # targets by the place where a yaml names them

@@ -14,17 +14,11 @@ from rnnlab.utils.errors import UserError, require
 
 @dataclass(frozen=True)
 class Start:
-    """What a run is to do.
+    """What a run is to do."""
 
-    **Arguments:**
-
-    - `kind`: `own`, `other`: resume from a checkpoint of this run's folder, or from another.
-    - `replaces`: whether what another run left in the folder is to be moved aside.
-    """
-
-    kind: Literal["fresh", "own", "other", "finished"]
+    kind: Literal["fresh", "own", "other", "finished"]  # own: resume from a checkpoint in the run's folder
     ckpt: Path | None = None
-    replaces: bool = False
+    replaces: bool = False  # what another run left in the folder
     message: str = ""
 
 
@@ -79,18 +73,12 @@ def decide_start(
 
 
 def identity(overrides: list[str]) -> list[str]:
-    """The overrides that distinguish a run: all but the checkpoint to resume from."""
+    """The overrides that distinguish a run."""
     return sorted(override for override in overrides if not override.startswith("ckpt="))
 
 
 def check_fits(what: str, saved: dict[str, Any], model: Task, cfg: DictConfig, *sections: str) -> None:
-    """Require that the settings of a checkpoint are those of the run that is to start from it.
-
-    **Arguments:**
-
-    - `what`: the setting that names the checkpoint, `ckpt=PATH`.
-    - `sections`: parts of the model's config that have to be equal beside the shapes of the weights.
-    """
+    """Require that a checkpoint, named by `what`, has the weights, vocabulary and `sections` of the config of a run."""
     there = dict(flatten({**saved["rnnlab"]["model"], "spec": saved["hyper_parameters"]["spec"]}))
     here = dict(flatten({**plain_parts(cfg)["model"], "spec": model.spec.as_dict()}))
     keys = [name for name in here | there if here.get(name) != there.get(name)]

@@ -58,15 +58,10 @@ class AtomicIO(TorchCheckpointIO):
 class BestAndLast(Checkpoint):
     """Writes `last.ckpt` and `best.ckpt` to `folder` after each validation and at the end of training.
 
-    `signals.Stop` has `last.ckpt` written between two steps, too, when it `is_due`.
+    `signals.Stop` has `last.ckpt` written between two steps, too, when it `is_due`. With the same `overrides` early
+    stopping is final.
 
-    **Arguments:**
-
-    - `config`: the plain configs `model` and `data`.
-    - `overrides`: identify the run, for which early stopping is final; one with other overrides continues.
-
-    **Raises:** `UserError` if a weight or the monitored metric is not finite, instead of saving it, and if a validation
-    does not measure `monitor`.
+    **Raises:** `UserError` if a weight or the monitored metric is not finite, instead of saving it.
     """
 
     state_key = "checkpoints"  # survives a new name of the class
