@@ -32,16 +32,14 @@ def benchmark(cfg: DictConfig) -> None:
     """
     check_run(cfg)
     check_devices(cfg.trainer)
-    trainer = cfg.trainer
-    require(
-        trainer.devices == trainer.accumulate_grad_batches == 1
-        and not trainer.overfit_batches
-        and not cfg.compile
-        and trainer.precision in ("32-true", "bf16-mixed"),
-        "The plain loop has one device, no accumulated gradients, no overfit_batches, no compile, and 32-true"
-        " or bf16-mixed.",
-    )
     quiet()
+    trainer = cfg.trainer
+    is_plain = trainer.devices == trainer.accumulate_grad_batches == 1 and not (trainer.overfit_batches or cfg.compile)
+    require(
+        is_plain and trainer.precision in ("32-true", "bf16-mixed"),
+        "The plain loop has one device, trainer.precision 32-true or bf16-mixed, and no accumulate_grad_batches, "
+        "overfit_batches or compile.",
+    )
     folder = Path(HydraConfig.get().runtime.output_dir)
     pairs = []
     for repeat in range(cfg.repeats + 1):

@@ -35,8 +35,7 @@ def note(folder: Path, resumes: bool) -> None:
 @cache
 def _packages() -> dict[str, str]:
     """The version of every installed package."""
-    found = [(package.metadata["Name"], package.version) for package in distributions()]
-    return dict(sorted(pair for pair in found if pair[0]))  # pip leaves some without a name
+    return dict(sorted((str(package.name), package.version) for package in distributions()))
 
 
 @cache
