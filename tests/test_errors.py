@@ -306,9 +306,9 @@ def test_a_checkpoint_that_is_none(fault, name, script, good, tmp_path):
     what = {
         "missing": "no such file",
         "truncated": "damaged",
-        "foreign": "not a checkpoint of rnnlab",
-        "hollow": "not a checkpoint of rnnlab",
-        "program": "asks for posix.system",
+        "foreign": "no whole checkpoint of rnnlab",
+        "hollow": "no whole checkpoint of rnnlab",
+        "program": "Nothing of it was run",
     }
     result = script(name, f"ckpt={ckpt}", *(BARE if name == "train" else ()), check=False)
     message_of(result, f"ckpt={ckpt}", what[fault])

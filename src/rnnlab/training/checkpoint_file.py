@@ -65,7 +65,7 @@ def load(path: str | Path, key: str = "ckpt") -> dict[str, Any]:
         is_ours = written == FORMAT and all(map(_is_stored, checkpoint["state_dict"].values()))
     require(
         is_ours,
-        f"{key}={path}: it has format {str(written)[:20]} or parts are missing; this version reads {FORMAT}.",
+        f"{key}={path}: it has format {str(written)[:20]}; this is no whole checkpoint of rnnlab in format {FORMAT}.",
     )
     return checkpoint
 
