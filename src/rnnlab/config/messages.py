@@ -2,7 +2,6 @@
 
 import errno
 import sys
-from difflib import get_close_matches
 from traceback import walk_tb
 
 from hydra.core.hydra_config import HydraConfig
@@ -96,6 +95,5 @@ def _unknown_key(key: str) -> str:
         swept = {"-m", "--multirun"} & set(sys.argv)
         hint = f" If a group that brings it is swept, write ++{key}=VALUE." if swept else ""
         return f"{key} is not part of this run: it belongs to {', '.join(sorted(known[key]))}.{hint}"
-    near = get_close_matches(key, known, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    hint = repository.did_you_mean(key, known)
     return f"{key} is not a setting.{hint} --cfg job prints all of them; +{key}=VALUE adds a new one."

@@ -2,7 +2,8 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -88,18 +89,12 @@ def options(group: str) -> list[str]:
 
 def settings() -> dict[str, set[str]]:
     """Every key that can be set, with the files that hold it: `{"data.window": {"data/waves"}, ...}`."""
-    return _settings(tuple(folders()))
-
-
-@cache
-def _settings(places: tuple[Path, ...]) -> dict[str, set[str]]:
     found = defaultdict(set)
-    for name, content in (item for folder in places for item in read(folder).items()):
-        if not name.startswith(("experiment/", "debug/")):
-            for key, _ in flatten({k: v for k, v in content.items() if k not in ("defaults", "hydra")}):
-                parts = key.split(".")
-                for depth in range(1, len(parts) + 1):
-                    found[".".join(parts[:depth])].add(name)
+    for name, key, _ in _values(tuple(folders())):
+        if not name.startswith(("experiment/", "debug/")) and not key.startswith(("defaults", "hydra.")):
+            parts = key.split(".")
+            for depth in range(1, len(parts) + 1):
+                found[".".join(parts[:depth])].add(name)
     return found
 
 
@@ -108,14 +103,20 @@ def targets(group: str = "") -> dict[str, str]:
 
     These exact names are what a checkpoint may be built from.
     """
-    return _targets(tuple(folders()), group)
+    values = _values(tuple(folders()))
+    if group:
+        return {name.rpartition("/")[2]: value for name, key, value in values if key == f"{group}._target_"}
+    return {f"{name}:{key}": value for name, key, value in values if key.endswith("_target_")}
 
 
 @cache
-def _targets(places: tuple[Path, ...], group: str) -> dict[str, str]:
-    found = {}
-    for name, content in (item for folder in places for item in read(folder).items()):
-        for key, value in flatten(content):
-            if key.endswith("_target_") and (not group or key == f"{group}._target_"):
-                found[name.split("/")[-1] if group else f"{name}:{key}"] = value
-    return found
+def _values(places: tuple[Path, ...]) -> list[tuple[str, str, Any]]:
+    """All settings: file, key and value."""
+    contents = [item for folder in places for item in read(folder).items()]
+    return [(name, key, value) for name, content in contents for key, value in flatten(content)]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint at a known name that is like one that is not known."""
+    near = get_close_matches(name, known, n=1)
+    return f" Did you mean {near[0]}?" if near else ""

@@ -1,11 +1,12 @@
 """Ranges and choices of settings by name, as types that pydantic checks."""
 
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 UNKNOWN = object()  # in place of a value that cannot be resolved
@@ -32,6 +33,20 @@ def words(hint: Any) -> str:
     return ", or ".join(map(words, arguments)) if get_origin(hint) in (Union, UnionType) else "null"
 
 
+@cache
+def _adapter(hint: Any) -> TypeAdapter:
+    return TypeAdapter(hint)
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type."""
+    try:
+        _adapter(hint).validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
 def typed(hint: Any, description: str, **bounds: Any) -> Any:
     """A type within bounds, with words for people."""
     return Annotated[hint, Field(description=description, **bounds)]
@@ -39,7 +54,7 @@ def typed(hint: Any, description: str, **bounds: Any) -> Any:
 
 def whole(low: int, high: int = 10**9) -> Any:
     """Whole numbers; what is above `high` can only be a typing error."""
-    return typed(int, f"a whole number, {low} or more", strict=True, ge=low, le=high)
+    return typed(int, f"a whole number, {low} or more, at most {high:,}", strict=True, ge=low, le=high)
 
 
 def number(description: str, **bounds: float) -> Any:
@@ -51,12 +66,9 @@ def text(description: str, shortest: int = 1) -> Any:
     return typed(str, description, min_length=shortest, coerce_numbers_to_str=True)
 
 
-def node(description: str) -> Any:
-    """A section that makes an object."""
-    return Annotated[typed(dict, description), holds(lambda section: "_target_" in section)]
-
-
 def holds(condition: Callable[[Any], bool]) -> AfterValidator:
+    """A condition on values of a type."""
+
     def check(value: Any) -> Any:
         if not condition(value):
             raise ValueError
@@ -65,7 +77,7 @@ def holds(condition: Callable[[Any], bool]) -> AfterValidator:
     return AfterValidator(check)
 
 
-NODE = node("a section with a _target_")
+NODE = Annotated[typed(dict, "a section with a _target_"), holds(lambda section: "_target_" in section)]
 SWITCH = typed(bool, "true or false", strict=True)
 COUNT, SIZE = whole(1), whole(1, 10**6)
 AMOUNT = number("a number, 0 or more", ge=0)
@@ -131,7 +143,7 @@ TYPES: dict[str, Any] = {
     "num_waves": whole(1, 10**4),
     "optimizer": NODE,
     "precision": typed(PRECISIONS, "32-true, bf16-mixed, 16-mixed, 64-true, bf16-true or 16-true"),
-    "profiler": Literal["simple", "advanced", "pytorch", None] | node("a profiler with a _target_"),
+    "profiler": Literal["simple", "advanced", "pytorch", None] | NODE,
     "proj_size": whole(0, 10**6),
     "quantiles": Annotated[
         typed(AMOUNTS, "numbers between 0 and 1, rising, 0.5 among them"),
@@ -143,7 +155,7 @@ TYPES: dict[str, Any] = {
         typed(AMOUNTS, "three shares of sum 1, such as [0.9,0.05,0.05]", min_length=3, max_length=3),
         holds(lambda shares: abs(sum(shares) - 1) < 1e-6),
     ],
-    "strategy": Literal["auto", "ddp"] | node("a strategy with a _target_"),
+    "strategy": Literal["auto", "ddp"] | NODE,
     "symbols": whole(2, 10**5),
     "target": typed(COLUMN | SOME_COLUMNS, "a column, or a list of columns"),
     "temperature": number("a number above 0; top_k=1 is the likeliest text", gt=0),

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from rnnlab.config import repository, schema
 from rnnlab.config.types import UNKNOWN
-from rnnlab.config.validate import DIRECTIVES, SECTIONS, find_faults
+from rnnlab.config.validate import SECTIONS, find_faults
 from rnnlab.nn.cells import make_cell
 from rnnlab.utils.errors import UserError, collected, require
 
@@ -85,11 +85,11 @@ def _without(node: Any, key: str, wrong: set[str]) -> Any:
 
 
 def _make(node: dict[str, Any] | None, **more: Any) -> Any:
-    """What a part of a config makes; `None` if nothing. Hydra takes ten times as long and gets the nested ones only."""
+    """What a part of a config makes; `None` if nothing. Hydra takes ten times as long and gets nested ones only."""
     if not node or "_target_" not in node:
         return None
-    given = {name: value for name, value in node.items() if name not in DIRECTIVES and name != "_target_"}
-    if "_args_" in given or "_target_" in repr(given) or node["_target_"] not in repository.targets().values():
+    given = {name: value for name, value in node.items() if name not in ("_target_", "_partial_")}
+    if "_': " in repr(given):  # another part, or how to build this one
         return instantiate({**node, "_partial_": False}, **more, _convert_="all")
     return get_object(node["_target_"])(**given, **more)
 
@@ -99,7 +99,7 @@ def _check_data(data: dict[str, Any], model: dict[str, Any]) -> None:
     if "_target_" not in data:
         return
     taken, _ = schema.arguments(get_object(data["_target_"]))
-    datamodule = _make({**{name: "?" for name, (_, default) in taken.items() if default is ...}, **data})
+    datamodule = _make({**{name: "?" for name, (_, required) in taken.items() if required}, **data})
     if "_target_" in model and (reads := get_object(model["_target_"]).kind) not in datamodule.kinds:
         require(False, mismatch(reads, datamodule.kinds[0], {"model": model["_target_"], "data": data["_target_"]}))
     if "path" in data:
@@ -165,14 +165,14 @@ def mismatch(reads: str, given: str, targets: dict[str, str]) -> str:
     - `reads`, `given`: kinds of data.
     - `targets`: the `_target_` of model and data.
     """
-    model, data = (_option(group, targets[group]) for group in ("model", "data"))
-    models = [name for name, target in repository.targets("model").items() if get_object(target).kind == given]
-    datasets = [name for name, target in repository.targets("data").items() if reads in get_object(target).kinds]
-    use = [f"model={' or '.join(models)}"] if models else []
-    if datasets:
-        use.append(f"data={' or '.join(f'{name} with another target' if name == data else name for name in datasets)}")
-    return f"model={model} reads {reads}, data={data} gives {given}: use {', or '.join(use)}."
-
-
-def _option(group: str, target: str) -> str:
-    return next((name for name, other in repository.targets(group).items() if other == target), target)
+    options = {group: repository.targets(group) for group in targets}
+    names = {
+        group: next((name for name in options[group] if options[group][name] == target), target)
+        for group, target in targets.items()
+    }
+    models = [name for name, target in options["model"].items() if get_object(target).kind == given]
+    data = [name for name, target in options["data"].items() if reads in get_object(target).kinds]
+    return (
+        f"model={names['model']} reads {reads}, data={names['data']} gives {given}: "
+        f"use model={' or '.join(models)}, or data={' or '.join(data)}."
+    )
