@@ -243,7 +243,8 @@ def test_all_that_is_wrong_is_told_at_once():
     ("key", "config", "lines"),
     [
         ("data", {"_target_": "rnnlab.data.memory.EchoData", "seq_len": 9, "lag": 99}, []),  # nothing is built
-        ("data", {"_target_": "rnnlab.data.memory.EchoData", "seq_len": 9, "lag": 0, "symbol": 3}, ["data.lag=0", "data.symbol is"]),
+        ("data", {"_target_": "rnnlab.data.memory.EchoData", "seq_len": 9, "lag": 0, "symbol": 3},
+         ["data.lag=0", "data.symbol is"]),
         ("data", {"lag": 0}, ["data.lag=0 must be"]),
         ("model", {"_target_": "torch.nn.RNN"}, ["model._target_=torch.nn.RNN is no Task"]),
         ("model", {"cell": {"_target_": "torch.nn.GRU", "hidden_size": "x", "mode": "LSTM"}},

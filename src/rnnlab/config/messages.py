@@ -17,7 +17,13 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 from rnnlab.config import repository
 from rnnlab.utils.errors import UserError
 
-LAUNCHERS = {"joblib": "sweep", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}  # and their extras
+# the extra of rnnlab that brings a launcher
+LAUNCHERS = {
+    "hydra/launcher/joblib": "sweep",
+    "hydra/launcher/submitit_local": "slurm",
+    "hydra/launcher/submitit_slurm": "slurm",
+    "hydra/launcher/ray": "ray",
+}
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # exceptions by which these libraries refuse what they are given
 REFUSALS = ("ValueError", "RuntimeError", "MisconfigurationException")
@@ -29,9 +35,10 @@ def explain(error: BaseException) -> str | None:
     match error:
         case UserError():
             return str(error)
-        case MissingConfigException(missing_cfg_file=str(name)) if name.startswith("hydra/launcher/"):
-            return _no_launcher(name.rpartition("/")[2])
-        case MissingConfigException(missing_cfg_file=str(name)) if "/" in name:
+        case MissingConfigException(missing_cfg_file=str(name)) if name in LAUNCHERS:
+            extra = f"[{LAUNCHERS[name]}]"
+            return f'{name} needs a package: pip install "rnnlab{extra}", in a clone -e ".{extra}".'
+        case MissingConfigException(missing_cfg_file=str(name)) if "/" in name and not name.startswith("hydra/"):
             group, _, option = name.partition("/")
             options = ", ".join(repository.options(group))
             return f"{group}={option}: there is no such option. {group} takes: {options}."
@@ -81,12 +88,6 @@ def _no_option() -> str | None:
         if (value == "null" or not value[:1].isalpha()) and (options := repository.options(group)):
             return f"{group}={value}: there is no such option. {group} takes: {', '.join(options)}."
     return None
-
-
-def _no_launcher(name: str) -> str:
-    if (extra := LAUNCHERS.get(name)) is None:
-        return f"hydra/launcher={name}: there is no such launcher. Use basic, {', '.join(LAUNCHERS)}."
-    return f'hydra/launcher={name} needs a package: pip install "rnnlab[{extra}]", in a clone -e ".[{extra}]".'
 
 
 def _unknown_key(key: str) -> str:

@@ -96,7 +96,8 @@ def given(role: str) -> tuple[str, ...]:
     return PARTS[role][1] if role in PARTS else ()
 
 
-def section_settings(role: str, names: Iterable[str]) -> tuple[Arguments, bool]:
+@cache
+def section_settings(role: str, names: tuple[str, ...]) -> tuple[Arguments, bool]:
     """The settings of a section that has no target, and whether it takes others."""
     if role in ("callbacks", "logger"):
         return dict.fromkeys(names, (NODE | None, False)), True

@@ -126,7 +126,7 @@ def _check_settings(node: dict[str, Any], key: str, role: str, found: Faults) ->
         _check_directives(node, key, role, found)
         settings, others = schema.part_settings(target, role)
     else:
-        settings, others = schema.section_settings(role, node)
+        settings, others = schema.section_settings(role, tuple(node))
     for name, value in node.items():
         inside = _join(key, name)
         if inside in found or value is UNKNOWN or value == "???":

@@ -13,7 +13,6 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from rnnlab.config import repository, schema
 from rnnlab.config.types import UNKNOWN
@@ -33,8 +32,9 @@ def check_run(cfg: DictConfig) -> None:
     collect = partial(_collect, lines, wrong)
     with collect("data"):
         _check_data(parts["data"], parts["model"])
-    with collect("model"):
-        _check_model(parts["model"], parts["data"], parts["cell"])
+    if "_target_" in (model := parts["model"]):
+        with collect("model"):
+            get_object(model["_target_"]).require_fit({**model, "cell": parts["cell"]}, parts["data"])
     with collect("cell"):
         _check_cell(parts["cell"])
     with collect("optim.optimizer"):
@@ -106,11 +106,6 @@ def _check_data(data: dict[str, Any], model: dict[str, Any]) -> None:
         require(os.path.exists(datamodule.path), f"data.path={datamodule.path}: there is no such file.")
 
 
-def _check_model(model: dict[str, Any], data: dict[str, Any], cell: dict[str, Any]) -> None:
-    if "_target_" in model:
-        get_object(model["_target_"]).require_fit({**model, "cell": cell}, data)
-
-
 def _check_cell(cell: dict[str, Any]) -> None:
     """Build the cell without memory for its weights."""
     if "_target_" not in cell:
@@ -126,24 +121,19 @@ def _check_cell(cell: dict[str, Any]) -> None:
 
 
 def _optimizer(settings: dict[str, Any], trainer: dict[str, Any]) -> Any:
-    """The optimizer of two small weights, after a step; `None` if there is none."""
-    weights = [nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))]
-    for weight in weights:
-        weight.grad = torch.zeros_like(weight)
-    optimizer = _make(settings, params=weights)
-    if optimizer is not None:
-        optimizer.step(lambda: torch.zeros(()))
-        if "ModelParallel" in str(trainer.get("strategy")):
-            require(
-                not isinstance(optimizer, torch.optim.SGD) or optimizer.defaults["momentum"] > 0,
-                "optim.optimizer.momentum=0: with trainer=fsdp Lightning restores no optimizer without state. "
-                "Set a momentum, or use trainer=ddp.",
-            )
+    """The optimizer of a small weight; `None` if there is none."""
+    optimizer = _make(settings, params=[nn.Parameter(torch.zeros(2, 2))])
+    if optimizer is not None and "ModelParallel" in str(trainer.get("strategy")):
+        require(
+            not isinstance(optimizer, torch.optim.SGD) or optimizer.defaults["momentum"] > 0,
+            "optim.optimizer.momentum=0: with trainer=fsdp Lightning restores no optimizer without state. "
+            "Set a momentum, or use trainer=ddp.",
+        )
     return optimizer
 
 
 def _check_scheduler(optimizer: Optimizer | None, optim: dict[str, Any], trainer: dict[str, Any]) -> None:
-    """Take a step of the schedule, and check that it can know when the run ends."""
+    """Make the schedule, and check that it can know when the run ends."""
     schedule = optim.get("scheduler") or {}
     if optimizer is None or "_target_" not in schedule:
         return
@@ -153,8 +143,7 @@ def _check_scheduler(optimizer: Optimizer | None, optim: dict[str, Any], trainer
         require(
             not endless, "optim.scheduler has to know when the run ends: set trainer.max_epochs or trainer.max_steps."
         )
-    scheduler = _make(schedule, optimizer=optimizer, **({"total_steps": 100} if needs_length else {}))
-    scheduler.step(*([0.0] if isinstance(scheduler, ReduceLROnPlateau) else []))
+    _make(schedule, optimizer=optimizer, **({"total_steps": 100} if needs_length else {}))
 
 
 def mismatch(reads: str, given: str, targets: dict[str, str]) -> str:

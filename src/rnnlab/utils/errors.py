@@ -53,11 +53,11 @@ def require_other_file(output: str, path: str | None, **inputs: str | None) -> N
 
 def printable(text: str, but: str = "") -> str:
     """`text` with control characters escaped, `\\x1b`; those in `but` stay."""
-    return UNPRINTABLE.sub(lambda found: found[0] if found[0] in but else _escaped(found[0]), text)
 
+    def escaped(found: re.Match) -> str:
+        return found[0] if found[0] in but else found[0].encode("unicode_escape").decode()
 
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode()
+    return UNPRINTABLE.sub(escaped, text)
 
 
 _collected: ContextVar[list[str] | None] = ContextVar("collected", default=None)
