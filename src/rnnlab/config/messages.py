@@ -17,13 +17,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 from rnnlab.config import repository
 from rnnlab.utils.errors import UserError
 
-# the extra of rnnlab that brings a launcher
-LAUNCHERS = {
-    "hydra/launcher/joblib": "sweep",
-    "hydra/launcher/submitit_local": "slurm",
-    "hydra/launcher/submitit_slurm": "slurm",
-    "hydra/launcher/ray": "ray",
-}
+LAUNCHERS = {"joblib": "sweep", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}  # and their extras
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # exceptions by which these libraries refuse what they are given
 REFUSALS = ("ValueError", "RuntimeError", "MisconfigurationException")
@@ -35,13 +29,11 @@ def explain(error: BaseException) -> str | None:
     match error:
         case UserError():
             return str(error)
-        case MissingConfigException(missing_cfg_file=str(name)) if name in LAUNCHERS:
-            extra = f"[{LAUNCHERS[name]}]"
+        case MissingConfigException(missing_cfg_file=str(name)) if (last := name.rpartition("/")[2]) in LAUNCHERS:
+            extra = f"[{LAUNCHERS[last]}]"
             return f'{name} needs a package: pip install "rnnlab{extra}", in a clone -e ".{extra}".'
         case MissingConfigException(missing_cfg_file=str(name)) if "/" in name and not name.startswith("hydra/"):
-            group, _, option = name.partition("/")
-            options = ", ".join(repository.options(group))
-            return f"{group}={option}: there is no such option. {group} takes: {options}."
+            return _no_option(*name.split("/", 1))
         case ConfigCompositionException(__cause__=ConfigAttributeError() | ConfigKeyError() as cause):
             return _unknown_key(str(cause.full_key))
         case InstantiationException(__cause__=BaseException() as cause):
@@ -64,7 +56,7 @@ def explain(error: BaseException) -> str | None:
     if type(error).__name__ in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in str(error):
         return f"There is not enough memory: {str(error) or 'Python has none left'}. Try a smaller data.batch_size."
     if not HydraConfig.initialized():
-        return _no_option() or f"The config cannot be composed: {_with_type(error)}"
+        return _no_name_of_an_option() or f"The config cannot be composed: {_with_type(error)}"
     if type(error).__name__ in REFUSALS and _raised_by(error) in LIBRARIES:
         return _with_type(error)
     return None
@@ -81,12 +73,16 @@ def _raised_by(error: BaseException) -> str:
     return frames[-1].f_globals.get("__name__", "").partition(".")[0] if frames else ""
 
 
-def _no_option() -> str | None:
+def _no_option(group: str, value: str) -> str:
+    return f"{group}={value}: there is no such option. {group} takes: {', '.join(repository.options(group))}."
+
+
+def _no_name_of_an_option() -> str | None:
     """Which group was given a value that cannot be the name of an option, such as cell=null or cell=[5]."""
     for argument in sys.argv[1:]:
         group, _, value = argument.lstrip("+").partition("=")
-        if (value == "null" or not value[:1].isalpha()) and (options := repository.options(group)):
-            return f"{group}={value}: there is no such option. {group} takes: {', '.join(options)}."
+        if (value == "null" or not value[:1].isalpha()) and repository.options(group):
+            return _no_option(group, value)
     return None
 
 

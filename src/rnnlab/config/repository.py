@@ -27,7 +27,7 @@ def folders() -> list[Path]:
 
 @cache
 def read(folder: Path) -> dict[str, dict[str, Any]]:
-    """All files below `folder`: `{"cell/rnn": {"cell": {"hidden_size": ...}}}`, each under the key that it sets.
+    """All files below `folder` as values by dotted key: `{"cell/rnn": {"cell.hidden_size": 32, ...}, ...}`.
 
     A file that begins with another of its folder, `defaults: [rnn]`, includes its content. Numbers such as 1e-3 stay
     text.
@@ -37,31 +37,21 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     files = {}
     for path in sorted(folder.rglob("*.yaml")):
         name = path.relative_to(folder).with_suffix("").as_posix()
-        content = _with_defaults(path)
         packaged = "/" in name and not path.read_text(encoding="utf-8").startswith("# @package _global_")
-        files[name] = {name.split("/")[0]: content} if packaged else content
+        files[name] = _values(path, name.split("/")[0] if packaged else "")
     return files
 
 
-@cache
-def _with_defaults(path: Path) -> dict[str, Any]:
+def _values(path: Path, group: str) -> dict[str, Any]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), LOADER)
+        content = yaml.load(path.read_text(encoding="utf-8"), LOADER) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
-    if not isinstance(content, dict):
-        return {}
-    whole: dict[str, Any] = {}
-    for name in content.get("defaults") or ():
+    values = {}
+    for name in content.get("defaults", ()):
         if isinstance(name, str) and (base := path.parent / f"{name}.yaml").is_file():
-            whole = _merged(whole, _with_defaults(base))
-    return _merged(whole, content)
-
-
-def _merged(one: Any, other: Any) -> Any:
-    if not isinstance(one, dict) or not isinstance(other, dict):
-        return other
-    return {**one, **{key: _merged(one.get(key), value) for key, value in other.items()}}
+            values |= _values(base, group)
+    return values | dict(flatten(content, group))
 
 
 def flatten(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -90,7 +80,7 @@ def options(group: str) -> list[str]:
 def settings() -> dict[str, set[str]]:
     """Every key that can be set, with the files that hold it: `{"data.window": {"data/waves"}, ...}`."""
     found = defaultdict(set)
-    for name, key, _ in _values(tuple(folders())):
+    for name, key, _ in _all_values():
         if not name.startswith(("experiment/", "debug/")) and not key.startswith(("defaults", "hydra.")):
             parts = key.split(".")
             for depth in range(1, len(parts) + 1):
@@ -103,17 +93,17 @@ def targets(group: str = "") -> dict[str, str]:
 
     These exact names are what a checkpoint may be built from.
     """
-    values = _values(tuple(folders()))
     if group:
-        return {name.rpartition("/")[2]: value for name, key, value in values if key == f"{group}._target_"}
-    return {f"{name}:{key}": value for name, key, value in values if key.endswith("_target_")}
+        return {name.rpartition("/")[2]: value for name, key, value in _all_values() if key == f"{group}._target_"}
+    return {f"{name}:{key}": value for name, key, value in _all_values() if key.endswith("_target_")}
 
 
-@cache
-def _values(places: tuple[Path, ...]) -> list[tuple[str, str, Any]]:
-    """All settings: file, key and value."""
-    contents = [item for folder in places for item in read(folder).items()]
-    return [(name, key, value) for name, content in contents for key, value in flatten(content)]
+def _all_values() -> Iterator[tuple[str, str, Any]]:
+    """File, key and value of every setting."""
+    for folder in folders():
+        for name, values in read(folder).items():
+            for key, value in values.items():
+                yield name, key, value
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -97,7 +97,7 @@ def _check_complete(content: dict[str, Any], found: Faults) -> None:
             options = ", ".join(repository.options(section))
             found[section] = f"{section} is left out: a run needs one. {section} takes: {options}."
     train = repository.read(repository.HOME / "conf")["train"]
-    for key in [key for key, _ in repository.flatten(train) if not key.startswith(("defaults", "hydra."))] + REQUIRED:
+    for key in [key for key in train if not key.startswith(("defaults", "hydra."))] + REQUIRED:
         section, _, name = key.partition(".")
         value = content.get(section)
         if section not in content or (name and isinstance(value, dict) and name not in value):

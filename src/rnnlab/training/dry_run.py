@@ -12,7 +12,6 @@ import torch
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 from torch import nn
-from torch.optim import Optimizer
 
 from rnnlab.config import repository, schema
 from rnnlab.config.types import UNKNOWN
@@ -28,7 +27,6 @@ def check_run(cfg: DictConfig) -> None:
     """
     content, lines, wrong = find_faults(cfg)
     parts: dict[str, Any] = {section: {} for section in SECTIONS} | _without(content, "", wrong)
-    optim, trainer = parts["optim"], parts["trainer"]
     collect = partial(_collect, lines, wrong)
     with collect("data"):
         _check_data(parts["data"], parts["model"])
@@ -37,10 +35,8 @@ def check_run(cfg: DictConfig) -> None:
             get_object(model["_target_"]).require_fit({**model, "cell": parts["cell"]}, parts["data"])
     with collect("cell"):
         _check_cell(parts["cell"])
-    with collect("optim.optimizer"):
-        optimizer = _optimizer(optim.get("optimizer", {}), trainer)
-        with collect("optim.scheduler"):
-            _check_scheduler(optimizer, optim, trainer)
+    with collect("optim"):
+        _check_optim(parts["optim"], parts["trainer"])
     for name, node in parts["callbacks"].items():
         with collect(f"callbacks.{name}"):
             _make(node)
@@ -100,8 +96,8 @@ def _check_data(data: dict[str, Any], model: dict[str, Any]) -> None:
         return
     taken, _ = schema.arguments(get_object(data["_target_"]))
     datamodule = _make({**{name: "?" for name, (_, required) in taken.items() if required}, **data})
-    if "_target_" in model and (reads := get_object(model["_target_"]).kind) not in datamodule.kinds:
-        require(False, mismatch(reads, datamodule.kinds[0], {"model": model["_target_"], "data": data["_target_"]}))
+    if "_target_" in model and get_object(model["_target_"]).kind not in datamodule.kinds:
+        require(False, mismatch(model["_target_"], data["_target_"], datamodule.kinds[0]))
     if "path" in data:
         require(os.path.exists(datamodule.path), f"data.path={datamodule.path}: there is no such file.")
 
@@ -120,48 +116,41 @@ def _check_cell(cell: dict[str, Any]) -> None:
         make_cell({"hidden_size": 1, **cell, **length}, input_size=1)
 
 
-def _optimizer(settings: dict[str, Any], trainer: dict[str, Any]) -> Any:
-    """The optimizer of a small weight; `None` if there is none."""
-    optimizer = _make(settings, params=[nn.Parameter(torch.zeros(2, 2))])
-    if optimizer is not None and "ModelParallel" in str(trainer.get("strategy")):
+def _check_optim(optim: dict[str, Any], trainer: dict[str, Any]) -> None:
+    """Make the optimizer and the schedule, and check that these fit the trainer."""
+    optimizer = _make(optim.get("optimizer"), params=[nn.Parameter(torch.zeros(2, 2))])
+    if optimizer is None:
+        return
+    if "ModelParallel" in str(trainer.get("strategy")):
         require(
             not isinstance(optimizer, torch.optim.SGD) or optimizer.defaults["momentum"] > 0,
             "optim.optimizer.momentum=0: with trainer=fsdp Lightning restores no optimizer without state. "
             "Set a momentum, or use trainer=ddp.",
         )
-    return optimizer
-
-
-def _check_scheduler(optimizer: Optimizer | None, optim: dict[str, Any], trainer: dict[str, Any]) -> None:
-    """Make the schedule, and check that it can know when the run ends."""
     schedule = optim.get("scheduler") or {}
-    if optimizer is None or "_target_" not in schedule:
-        return
-    if needs_length := "total_steps" in schema.arguments(get_object(schedule["_target_"]))[0]:
+    length = {}
+    if "_target_" in schedule and "total_steps" in schema.arguments(get_object(schedule["_target_"]))[0]:
         by_epoch = optim.get("interval") == "epoch"
         endless = trainer.get("max_epochs") == -1 and (by_epoch or trainer.get("max_steps", -1) == -1)
         require(
             not endless, "optim.scheduler has to know when the run ends: set trainer.max_epochs or trainer.max_steps."
         )
-    _make(schedule, optimizer=optimizer, **({"total_steps": 100} if needs_length else {}))
+        length["total_steps"] = 100
+    _make(schedule, optimizer=optimizer, **length)
 
 
-def mismatch(reads: str, given: str, targets: dict[str, str]) -> str:
-    """`model=char reads tokens, data=waves gives values: use model=regressor, or data=hello.`
+def mismatch(model: str, data: str, given: str) -> str:
+    """`model=char reads tokens, data=waves gives values: use model=forecaster or data=hello.`
 
     **Arguments:**
 
-    - `reads`, `given`: kinds of data.
-    - `targets`: the `_target_` of model and data.
+    - `model`, `data`: the targets of both.
+    - `given`: kind of the data.
     """
-    options = {group: repository.targets(group) for group in targets}
-    names = {
-        group: next((name for name in options[group] if options[group][name] == target), target)
-        for group, target in targets.items()
-    }
-    models = [name for name, target in options["model"].items() if get_object(target).kind == given]
-    data = [name for name, target in options["data"].items() if reads in get_object(target).kinds]
-    return (
-        f"model={names['model']} reads {reads}, data={names['data']} gives {given}: "
-        f"use model={' or '.join(models)}, or data={' or '.join(data)}."
-    )
+    groups = ("model", "data")
+    names = {target: f"{group}={name}" for group in groups for name, target in repository.targets(group).items()}
+    parts = {name: get_object(target) for target, name in names.items()}
+    reads = get_object(model).kind
+    use = [name for name, part in parts.items() if given == getattr(part, "kind", "")]
+    use += [name for name, part in parts.items() if reads in getattr(part, "kinds", ())]
+    return f"{names.get(model, model)} reads {reads}, {names.get(data, data)} gives {given}: use {' or '.join(use)}."

@@ -40,8 +40,7 @@ def make_parts(cfg: DictConfig) -> tuple[SequenceData, Task]:
     datamodule.prepare_data()
     datamodule.setup("fit")
     if task.kind != datamodule.spec.kind:
-        targets = {"model": cfg.model._target_, "data": cfg.data._target_}
-        raise UserError(dry_run.mismatch(task.kind, datamodule.spec.kind, targets))
+        raise UserError(dry_run.mismatch(cfg.model._target_, cfg.data._target_, datamodule.spec.kind))
     model = instantiate(cfg.model, spec=datamodule.spec.as_dict())
     if saved:
         check_fits(f"init_from={cfg.init_from}", saved, model, cfg)
