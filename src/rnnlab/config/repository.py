@@ -47,7 +47,7 @@ def _values(path: Path, group: str) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), LOADER) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
-    values = {}
+    values: dict[str, Any] = {}
     for name in content.get("defaults", ()):
         if isinstance(name, str) and (base := path.parent / f"{name}.yaml").is_file():
             values |= _values(base, group)
