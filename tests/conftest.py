@@ -9,6 +9,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,15 @@ ROOT = Path(__file__).parents[1]
 
 
 class Result(subprocess.CompletedProcess):
-    """A finished script; `.folder` is its run folder, `.metrics` what metrics.json holds."""
+    """A finished script; `.folder` is its run folder, `.metrics` and `.last` what metrics.json and last.ckpt hold."""
 
     folder: Path
+
+    @property
+    def last(self) -> dict[str, Any]:
+        import torch
+
+        return torch.load(self.folder / "checkpoints" / "last.ckpt", weights_only=True)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -75,10 +82,27 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+def options(group: str) -> list[str]:
+    folder = ROOT / "conf" / group
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def composed(*overrides: str) -> Any:
+    """The config of a run."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("train", list(overrides))
+
+
+def wait_until(condition: Callable[[], Any], within: float = 180) -> None:
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def needs(data: str) -> list[str]:
     """What a dataset cannot run without: a path, to labels, to a table with a column to be forecast, else to a text."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        missing = OmegaConf.missing_keys(compose("train", [f"data={data}"]).data)
+    missing = OmegaConf.missing_keys(composed(f"data={data}").data)
     given = {"data.path": LABELLED if data == "labelled" else TEXT}
     if "data.target" in missing:
         given = {"data.path": SERIES, "data.target": "sales", "data.series_id": "shop"}
@@ -88,18 +112,21 @@ def needs(data: str) -> list[str]:
 def cells() -> list[Any]:
     """Every config in conf/cell, with memories of nine steps where those of the data are asked for."""
     found = []
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        for path in sorted((ROOT / "conf" / "cell").glob("*.yaml")):
-            config: Any = OmegaConf.to_container(compose("train", ["name=any", f"cell={path.stem}"]).cell)
-            if config.get("chrono") == "auto":
-                config["chrono"] = 9
-            found.append(pytest.param(config, id=path.stem))
+    for name in options("cell"):
+        config: Any = OmegaConf.to_container(composed("name=any", f"cell={name}").cell)
+        if config.get("chrono") == "auto":
+            config["chrono"] = 9
+        found.append(pytest.param(config, id=name))
     return found
 
 
 @pytest.fixture
 def script(tmp_path: Path) -> Any:
-    """`script("train", "data=hello")` runs scripts/train.py with its run folder below `tmp_path`."""
+    return runner(tmp_path)
+
+
+def runner(tmp_path: Path) -> Callable[..., Result]:
+    """`runner(tmp_path)("train", "data=hello")` runs scripts/train.py with its run folder below `tmp_path`."""
 
     def call(
         name: str,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, environment, forked
+from conftest import runner
 from test_errors import message_of
 from test_kills import same
 
@@ -27,11 +27,7 @@ HUGE = 10**12
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     """A run's folder with three checkpoints; small, but for a network of three layers."""
-    folder = tmp_path_factory.mktemp("good")
-    command = [str(ROOT / "scripts" / "train.py"), *DEEP, "trainer.max_epochs=3", f"hydra.run.dir={folder}/run"]
-    result = forked(command, "", folder, environment())
-    assert result.returncode == 0, result.stderr
-    return folder / "run" / "checkpoints"
+    return runner(tmp_path_factory.mktemp("good"))("train", *DEEP, "trainer.max_epochs=3").folder / "checkpoints"
 
 
 @pytest.fixture
@@ -176,7 +172,23 @@ def traced(section, target, **arguments):
     return change
 
 
+def in_the_spec(saved, trace):
+    saved["rnnlab"]["model"].update(_recursive_=True, cell={}, optim={})
+    saved["hyper_parameters"]["spec"] = {"_target_": "os.mkdir", "_args_": [trace]}
+
+
+def in_a_list(saved, trace):
+    saved["rnnlab"]["data"]["text"] = [{"_target_": "os.mkdir", "_args_": [trace]}]
+
+
+def by_interpolation(saved, trace):
+    saved["rnnlab"]["model"]["cell"]["hidden_size"] = f"${{oc.create:{{_target_:os.mkdir,_args_:[{trace}]}}}}"
+
+
 HOSTILE = {
+    "a call in the spec": in_the_spec,
+    "a call in a list": in_a_list,
+    "a call in an interpolation": by_interpolation,
     "a pickled os.system": program,
     "a pickled eval": lambda saved, _: saved.update(more=Call(eval, "1")),
     "os.system as a cell": traced("cell", "os.system", command="touch {trace}"),

@@ -12,8 +12,8 @@ import tempfile
 import time
 
 import pytest
-from conftest import ENVIRONMENT, ROOT
-from test_processes import LONG, SMALL, TRAIN, end, start, state, wait_for
+from conftest import ENVIRONMENT, ROOT, wait_until
+from test_processes import LONG, SMALL, TRAIN, end, start, state
 
 needs_slurm = pytest.mark.skipif(
     shutil.which("slurmctld") is None or socket.gethostbyname(socket.gethostname()) != "127.0.0.1",
@@ -39,13 +39,6 @@ def slurm(tmp_path_factory):
         yield {key: os.path.expandvars(value) for key, value in (setting.split("=", 1) for setting in settings)}
     finally:
         sh(f"{SLURM} stop {folder}")
-
-
-def wait_until(condition, within=180):
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def records(folder):
@@ -97,13 +90,13 @@ def test_a_job_that_slurm_warns_queues_itself_again_and_goes_on(slurm, tmp_path)
     (tmp_path / "job").write_text(JOB.format(folder=tmp_path, run=run))
     number = sh(f"sbatch --parsable {tmp_path}/job", **slurm).strip()
     folder = tmp_path / f"slurm_{number}_0"
-    wait_for(folder / "checkpoints" / "last.ckpt")
+    wait_until((folder / "checkpoints" / "last.ckpt").exists)
     sh(f"scancel --signal=USR1 {number}", **slurm)
     wait_until(lambda: "Stopped by SIGUSR1" in (tmp_path / "log").read_text())
     wait_until(lambda: "PENDING" in sh(f"squeue --noheader --format=%T --jobs={number}", **slurm))
     time.sleep(3)
     sh(f"scontrol update JobId={number} StartTime=now", **slurm)
-    wait_for(folder / "metrics.json", 180)
+    wait_until((folder / "metrics.json").exists)
     log = (tmp_path / "log").read_text()
     assert log.count("Stopped by SIGUSR1 at step") == log.count("goes on at step") == 1
     wait_until(lambda: records(tmp_path)[0]["status"] == "finished")

@@ -3,11 +3,8 @@ from itertools import product
 import pytest
 import torch
 
-from rnnlab.data.hello import HelloData
 from rnnlab.data.random import RandomData
 from rnnlab.data.samplers import GlobalBatches, even_batches
-from rnnlab.data.waves import WavesData
-from rnnlab.utils.errors import UserError
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
@@ -62,16 +59,6 @@ def test_evaluation_sees_every_sample_once(size, world_size, batch_size):
             assert all(len(batch) <= batch_size for batch in even_batches(size, batch_size, rank, world_size))
 
 
-def test_hello():
-    data = HelloData("hello")
-    data.setup("fit")
-    assert data.spec.vocab == ("h", "e", "l", "o")
-    x, y, *_ = next(iter(data.train_dataloader()))
-    assert x.tolist() == [[0, 1, 2, 2]]
-    assert y.tolist() == [[1, 2, 2, 3]]
-    assert len(data.train_dataloader()) == 100
-
-
 def test_random_targets_follow_the_teacher():
     data = RandomData("values", input_size=3, output_size=2, seq_len=6, num_train=4000)
     data.setup("fit")
@@ -93,30 +80,3 @@ def test_random_labels_are_the_largest_value_and_noise_is_independent():
         targets[target] = data.splits["train"][torch.arange(4000)].y
     assert torch.equal(targets["values"].argmax(1), targets["labels"])
     assert abs((targets["noise"] == targets["labels"]).float().mean() - 0.5) < 0.03
-
-
-@pytest.mark.parametrize("make", [RandomData, WavesData])
-def test_data_depend_on_their_own_seed_only(make):
-    def batch(seed):
-        data = make(seed=seed)
-        data.setup("fit")
-        return data.splits["test"][torch.arange(5)][0]
-
-    torch.manual_seed(0)
-    first = batch(0)
-    torch.manual_seed(1)
-    assert torch.equal(first, batch(0))
-    assert not torch.equal(first, batch(1))
-
-
-def test_a_spec_set_beforehand_stays():
-    data, other = (WavesData(seed=seed, context=20, horizon=5) for seed in (0, 1))
-    data.setup("fit")
-    other.spec = data.spec
-    other.setup("test")
-    assert other.spec.scale == data.spec.scale
-    hello, world = HelloData("hello"), HelloData("world")
-    hello.setup("fit")
-    world.spec = hello.spec
-    with pytest.raises(UserError, match="'wrd'"):
-        world.setup("test")

@@ -17,10 +17,6 @@ SMALL = ("model=char", "data=text", f"data.path={TEXT}", "data.seq_len=16", "dat
          "trainer.gradient_clip_val=0.5", "trainer.limit_val_batches=5", "trainer.limit_test_batches=5")  # fmt: skip
 
 
-def saved(result):
-    return torch.load(result.folder / "checkpoints" / "last.ckpt", weights_only=True)
-
-
 def test_fsdp_is_one_process_with_the_same_global_batch(script):
     """What a carried state, tied weights, uneven shards and clipping give, and the files, are those of one process."""
     alone = (*SMALL, "trainer=cpu", "data.batch_size=8")
@@ -32,7 +28,7 @@ def test_fsdp_is_one_process_with_the_same_global_batch(script):
     for said in ("total", "test/loss", "run folder"):  # nothing is printed twice
         assert two.stdout.count(said) == one.stdout.count(said) == 1
     assert two.metrics == pytest.approx(one.metrics, abs=1e-5)
-    here, there = saved(two), saved(one)
+    here, there = two.last, one.last
     assert here.keys() == there.keys()
     torch.testing.assert_close(here["state_dict"], there["state_dict"], atol=1e-5, rtol=1e-4)
     states = (part["optimizer_states"][0]["state"] for part in (here, there))
@@ -47,8 +43,8 @@ def test_fsdp_is_one_process_with_the_same_global_batch(script):
     few = ("trainer=cpu", "trainer.limit_test_batches=5", "data.batch_size=8")
     assert script("evaluate", ckpt["two"], *few, folder="test").metrics == pytest.approx(two.metrics, rel=1e-6)
     onward = ("trainer.max_epochs=3", "callbacks=none", "logger=none")
-    fewer = saved(script("train", *alone, *onward, ckpt["two"], folder="two-one"))
-    more = saved(script("train", *together, *onward, ckpt["one"], folder="one-two"))
+    fewer = script("train", *alone, *onward, ckpt["two"], folder="two-one").last
+    more = script("train", *together, *onward, ckpt["one"], folder="one-two").last
     assert fewer["global_step"] == more["global_step"] == 18
     torch.testing.assert_close(more["state_dict"], fewer["state_dict"], atol=1e-5, rtol=1e-4)
 
@@ -61,7 +57,7 @@ def test_fsdp_on_a_gpu(cell, script):
     one = script("train", *small, "trainer=gpu", "trainer.max_epochs=2", "logger=none", folder="one")
     shared = script("train", *small, "trainer=fsdp", "trainer.max_epochs=2", "logger=none", folder="shared")
     assert not shared.stderr
-    torch.testing.assert_close(saved(shared)["state_dict"], saved(one)["state_dict"], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(shared.last["state_dict"], one.last["state_dict"], atol=1e-5, rtol=1e-4)
     ckpt = shared.folder / "checkpoints" / "best.ckpt"
     again = script("evaluate", f"ckpt={ckpt}", "trainer=gpu", "trainer.precision=32-true",
                    "trainer.limit_test_batches=5", folder="again")  # fmt: skip
@@ -114,37 +110,6 @@ def _rank(rank: int, folder: Path) -> None:
         assert guard.skipped == skipped
         optimizer.step()
     assert all(torch.equal(now.to_local(), then.to_local()) for now, then in zip(weights, before, strict=True))
-    torch.distributed.destroy_process_group()
-
-
-def test_what_is_trained_is_what_is_read(tmp_path):
-    rank = server.Process(target=_moving, args=(tmp_path,))
-    rank.start()
-    rank.join(60)
-    rank.kill()
-    assert rank.exitcode == 0
-
-
-def _moving(folder: Path) -> None:
-    """On a GPU a cell whose weights are new to it moves them to memory of its own, which here is done on a CPU."""
-
-    @torch.no_grad()
-    def move(cell: nn.RNNBase) -> None:
-        for weight in cell._flat_weights:
-            if type(weight) is nn.Parameter:
-                weight.set_(weight.clone())
-
-    nn.RNNBase.flatten_parameters = move
-    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=0, world_size=1)
-    network, alone = _network(), _network()
-    shard(network, "cpu")
-    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
-    for _ in range(2):
-        network(torch.ones(4, 6, 5))[0].sum().backward()
-        optimizer.step()
-    trained = {name: weight.full_tensor().detach() for name, weight in network.state_dict().items()}
-    alone.load_state_dict(trained)
-    torch.testing.assert_close(network(torch.ones(4, 6, 5))[0], alone(torch.ones(4, 6, 5))[0])
     torch.distributed.destroy_process_group()
 
 

@@ -2,14 +2,10 @@
 
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import SERIES, TEXT, needs
-from hydra import compose, initialize_config_dir
+from conftest import LABELLED, SERIES, TEXT, composed, needs, options, runner
 from hydra.utils import get_class
 
 from rnnlab.config import repository
@@ -18,7 +14,6 @@ from rnnlab.data.base import SequenceData
 from rnnlab.training.dry_run import check_run
 from rnnlab.utils.errors import UserError
 
-ROOT = Path(__file__).parents[1]
 BARE = ("callbacks=none", "logger=none")
 VALUES = ("model=regressor", "data=random", "data.target=values", "optim=sgd", "logger=none")
 PATHS = {  # what presets of one's own files need
@@ -27,11 +22,6 @@ PATHS = {  # what presets of one's own files need
     "shakespeare_gpu": (f"data.path={TEXT}",),
 }
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="NOT TESTED: asking for a GPU where there is none")
-
-
-def options(group):
-    folder = ROOT / "conf" / group
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
 def message_of(result, *words, lines=1):
@@ -57,39 +47,24 @@ def weights(folder):
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     """The checkpoint of a small char run: hello, RNN, hidden size 32, Adam."""
-    folder = tmp_path_factory.mktemp("good")
-    subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "train.py"), *BARE, "data.epoch_steps=3", f"hydra.run.dir={folder}"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=True,
-        capture_output=True,
-        timeout=300,
-    )
-    return folder / "checkpoints" / "last.ckpt"
+    result = runner(tmp_path_factory.mktemp("good"))("train", *BARE, "data.epoch_steps=3")
+    return result.folder / "checkpoints" / "last.ckpt"
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["cell=grru"], ["cell=grru", *options("cell")]),
-        (["model=charr"], ["model=charr", *options("model")]),
         (["experiment=tutorial/helo"], ["experiment=tutorial/helo", *options("experiment")]),
-        (["cell=null"], ["cell=null", *options("cell")]),
         (["optim.lrr=1"], ["optim.lrr", "Did you mean optim.lr?"]),
         (["hidden_size=3"], ["hidden_size", "Did you mean cell.hidden_size?"]),
-        (["dat=hello"], ["dat", "Did you mean data?"]),
         (["data=hello", "data.stride=3"], ["data.stride", "data/waves"]),
-        (["cell=gru", "cell.nonlinearity=relu"], ["cell.nonlinearity", "cell/rnn", "cell/irnn"]),
         (["callbacks=none", "callbacks.curves=null"], ["callbacks.curves", "callbacks/default"]),
     ],
     ids=" ".join,
 )
 def test_unknown_options_and_keys(arguments, words, script):
     message_of(script("train", *arguments, check=False), *words)
-
-
-def test_an_unknown_option_of_evaluate(script):
-    message_of(script("evaluate", "ckpt=any.ckpt", "data=wavess", check=False), "data=wavess", *options("data"))
 
 
 def fitting(overrides):
@@ -105,36 +80,24 @@ def fitting(overrides):
 
 def checked(*overrides):
     right = fitting(overrides)
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", ["name=any", *right, *overrides])
-    check_run(cfg)
+    check_run(composed("name=any", *right, *overrides))
 
 
 @pytest.mark.parametrize(
     ("fault", "right"),
     [
-        ("cell.hidden_size=-1", "a whole number, 1 or more"),
         ("cell.hidden_size=0", "a whole number, 1 or more"),
-        ("cell.hidden_size=true", "a whole number, 1 or more"),
-        ("cell.hidden_size=null", "a whole number, 1 or more"),
         ("cell.bidirectional=7", "true or false"),
         ("cell.nonlinearity=sigmoid", "tanh or relu"),
         ("cell.dropout=1", "from 0 to below 1"),
         ("optim.lr=fast", "a number above 0"),
         ("optim.lr=nan", "a number above 0"),
         ("seed=-1", "0 or more and below 2^32"),
-        ("seed=4294967296", "0 or more and below 2^32"),
-        ("mode=least", "min or max"),
         ("data.batch_size=0", "a whole number, 1 or more"),
         ("data.epoch_steps=0", "or null"),
-        ("data=random data.num_train=0", "a whole number, 1 or more"),
         ("data=random data.num_test=1", "a whole number, 2 or more"),
-        ("data=waves data.num_series=0", "a whole number, 1 or more"),
-        ("data=waves data.noise=-1", "a number, 0 or more"),
         ("trainer.max_epochs=0", "-1 for no end"),
-        ("trainer.accumulate_grad_batches=0", "a whole number, 1 or more"),
         ("trainer.gradient_clip_val=-1", "or null"),
-        ("optim=sgd optim.optimizer.momentum=-1", "a number, 0 or more"),
         ("optim=adamw_cosine optim.scheduler.warmup=1", "from 0 to below 1"),
     ],
 )
@@ -153,7 +116,6 @@ def test_every_wrong_value_is_one_fault(fault, right):
         *[(f"experiment={preset}", *PATHS.get(preset, ())) for preset in options("experiment")],
         *[(f"{group}={option}",) for group in ("data", "cell", "optim", "trainer") for option in options(group)],
         ("cell.hidden_size=1", "seed=0", "trainer.max_epochs=-1", "data.epoch_steps=null"),
-        ("cell.num_layers=2", "cell.dropout=0.99"),
         ("seed=4294967295", "trainer.gradient_clip_val=0.5", "trainer.max_steps=1", "optim.lr=1", "mode=max"),
     ],
     ids=" ".join,
@@ -175,39 +137,32 @@ FORECAST = "model=forecaster data=waves"
         ("+cell.forget_bias=1", "cell.forget_bias sets a gate, and RNN has none"),
         ("cell=mingru +cell.init=identity", "cell.init=identity sets recurrent weights"),
         ("cell=lstm +cell.proj_size=32", "proj_size has to be smaller than hidden_size"),
-        (f"{FORECAST} model.patch=7", "model.patch=7 does not divide data.context=50; 1, 2, 5, 10, 25, 50 do"),
+        (f"{FORECAST} model.patch=7", "model.patch=7 does not divide data.context=50"),
         (f"{FORECAST} model.head=recursive model.patch=5", "reads one step at a time, not model.patch=5"),
-        (
-            f"{FORECAST} model.head=recursive cell.bidirectional=true",
-            "shows model.head=recursive the steps to forecast",
-        ),
-        (f"{FORECAST} data.val=0.6 data.test=0.5", "leave nothing to train on"),
+        (f"{FORECAST} model.head=recursive cell.bidirectional=true", "the steps to forecast"),
         (f"{FORECAST} data.context=4", "data.context=4 is too short"),
-        ("data=series data.calendar=[month]", "data.calendar=['month'] needs dates: data.time=null has none"),
         ("data=echo data.lag=40", "data.seq_len=40 is too short: this task needs 41 or more steps"),
+        ("data=adding data.seq_len=1", "data.seq_len=1 is too short"),
+        ("data=temporal_order data.seq_len=9", "10 or more"),
+        ("data=copy data.seq_len=30 data.length=15", "31 or more"),
+        (f"data=labelled data.path={LABELLED} data.split=[0.5,0.2,0.2]", "must be three shares"),
+        ("model=char data=waves", "use model=forecaster"),
         ("data=random data.target=labels data.output_size=1", "data.output_size=1 leaves one label"),
-        ("data=random data.target=some", "data.target=some must be labels, values or noise"),
         ("model=regressor data=random", "data=random gives labels: use model=classifier"),
-        ("data=text data.path=/no/such/file", "data.path=/no/such/file: there is no such file"),
-        ("init_from=/no/such/file", "init_from=/no/such/file: there is no such file"),
         ("optim=adamw_cosine trainer.max_epochs=-1", "optim.scheduler has to know when the run ends"),
         ("optim=sgd optim.optimizer.momentum=0 trainer=fsdp", "optim.optimizer.momentum=0: with trainer=fsdp"),
         ("optim.optimizer._target_=torch.optim.Admm", "cannot be imported. Did you mean torch.optim.Adam?"),
         ("optim.optimizer._target_=torch.nn.RNN", "optim.optimizer._target_=torch.nn.RNN is no Optimizer"),
-        ("cell._target_=torch.tensor", "cell._target_=torch.tensor is no Module"),
         ("+optim.optimizer.beta=0.9", "is not a setting of torch.optim.Adam. Did you mean betas?"),
         ("+optim.weight_decay=0.1", "is not a setting of optim. Did you mean optim.optimizer.weight_decay?"),
         ("+cell.batch_first=false", "cell.batch_first is set by rnnlab: leave it out"),
         ("+trainer.logger=false", "trainer.logger is set by rnnlab: leave it out"),
         ("~cell.hidden_size", "cell.hidden_size is needed by torch.nn.RNN"),
         ("optim=adamw_cosine ~optim.scheduler", "optim.scheduler is left out: a run needs it"),
-        ("~seed", "seed is left out: a run needs it"),
         ("~callbacks", "callbacks is left out: a run needs one. callbacks takes: default, gradient_flow, none"),
         ("model.cell=null", "model.cell=null must stay ${cell}: set cell=NAME"),
         ("callbacks.curves=5", "callbacks.curves=5 must be a section with a _target_, or null"),
         ("seed=${nope}", "seed=${nope}: Interpolation key 'nope' not found"),
-        ("~model._convert_", "model._convert_ must be all"),
-        ("trainer.max_time=${data}", "trainer.max_time={_target_:rnnlab.data.hello.HelloData,"),
         ("trainer.strategy=${data}", "trainer.strategy._target_=rnnlab.data.hello.HelloData is no Strategy"),
         ("data=text data.path=???", "data.path is needed: give data.path=VALUE"),
         ("cell.hidden_size={a:1}", "cell.hidden_size={a:1} must be a whole number"),
@@ -257,116 +212,34 @@ def test_a_config_of_a_checkpoint_is_checked_and_nothing_built(key, config, line
     assert all(any(line.startswith(begin) for line in found) for begin in lines)
 
 
-@pytest.mark.parametrize(
-    ("pair", "use"),
-    [
-        (("model=char", "data=waves"), ["model=forecaster", "data=hello"]),
-        (("model=regressor", "data=hello"), ["model=char", "data=adding"]),
-        (("model=classifier", "data=random", "data.target=values"), ["model=regressor"]),
-    ],
-    ids=" ".join,
-)
-def test_model_and_data_that_do_not_fit(pair, use, script):
-    message = message_of(script("train", *pair, *BARE, check=False), *pair[:2])
-    advice = message.partition(": use ")[2]
-    assert all(words in advice for words in use)
-
-
 def test_a_text_too_short_to_predict(script):
     message_of(script("train", "data.text=a", *BARE, check=False), "data.text='a'", "two or more")
 
 
-class Program:
-    """Unpickling it would leave a file."""
-
-    def __init__(self, trace):
-        self.trace = trace
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.trace}",)
-
-
-def test_a_program_would_leave_its_trace(tmp_path):
-    """The other tests rely on it."""
-    torch.save(Program(tmp_path / "trace"), tmp_path / "program.ckpt")
-    torch.load(tmp_path / "program.ckpt", weights_only=False)
-    assert (tmp_path / "trace").exists()
-
-
-@pytest.mark.parametrize("name", ["train", "evaluate"])
-@pytest.mark.parametrize("fault", ["missing", "truncated", "foreign", "hollow", "program"])
-def test_a_checkpoint_that_is_none(fault, name, script, good, tmp_path):
-    ckpt, trace = tmp_path / f"{fault}.ckpt", tmp_path / "trace"
-    saved = torch.load(good, weights_only=True)
-    if fault == "truncated":
-        ckpt.write_bytes(good.read_bytes()[: good.stat().st_size // 2])
-    elif fault == "foreign":
-        torch.save({"a": 1}, ckpt)
-    elif fault == "hollow":  # rnnlab's mark, but nothing behind it
-        torch.save({"rnnlab": {"format": saved["rnnlab"]["format"]}}, ckpt)
-    elif fault == "program":
-        torch.save({**saved, "more": Program(trace)}, ckpt)
-    what = {
-        "missing": "no such file",
-        "truncated": "damaged",
-        "foreign": "no whole checkpoint of rnnlab",
-        "hollow": "no whole checkpoint of rnnlab",
-        "program": "Nothing of it was run",
-    }
-    result = script(name, f"ckpt={ckpt}", *(BARE if name == "train" else ()), check=False)
-    message_of(result, f"ckpt={ckpt}", what[fault])
-    assert not trace.exists()
+def test_a_checkpoint_that_is_none(script, good, tmp_path):
+    torch.save({"a": 1}, tmp_path / "foreign.ckpt")
+    version = torch.load(good, weights_only=True)["rnnlab"]["format"]
+    torch.save({"rnnlab": {"format": version}}, tmp_path / "hollow.ckpt")  # rnnlab's mark, but nothing behind it
+    for command, name, words in (
+        ("train", "missing", "no such file"),
+        ("evaluate", "foreign", "no whole checkpoint of rnnlab"),
+        ("evaluate", "hollow", "no whole checkpoint of rnnlab"),
+    ):
+        ckpt = f"ckpt={tmp_path / name}.ckpt"
+        message_of(script(command, ckpt, check=False), ckpt, words)
 
 
 def test_nothing_to_go_on_with(script):
     message_of(script("train", "ckpt=last", *BARE, check=False), "ckpt=last", "no checkpoint", "without ckpt=")
 
 
-def by_target(saved, trace):
-    saved["rnnlab"]["model"]["cell"] = {"_target_": "os.system", "command": f"touch {trace}"}
-
-
-def in_a_list(saved, trace):
-    saved["rnnlab"]["data"]["text"] = [{"_target_": "os.mkdir", "_args_": [trace]}]
-
-
-def by_interpolation(saved, trace):
-    saved["rnnlab"]["model"]["cell"]["hidden_size"] = f"${{oc.create:{{_target_:os.mkdir,_args_:[{trace}]}}}}"
-
-
-def in_the_spec(saved, trace):
-    saved["rnnlab"]["model"]["_recursive_"] = True
-    saved["rnnlab"]["model"]["cell"] = saved["rnnlab"]["model"]["optim"] = {}
-    saved["hyper_parameters"]["spec"] = {"_target_": "os.mkdir", "_args_": [trace]}
-
-
-@pytest.mark.parametrize("hide", [by_target, in_a_list, by_interpolation, in_the_spec])
-def test_a_checkpoint_cannot_call_what_conf_does_not_name(hide, script, good, tmp_path):
-    saved = torch.load(good, weights_only=True)
-    ckpt, trace = tmp_path / "strange.ckpt", tmp_path / "trace"
-    hide(saved, str(trace))
-    torch.save(saved, ckpt)
-    result = script("evaluate", f"ckpt={ckpt}", check=False)
-    assert not trace.exists()
-    message = message_of(result, f"ckpt={ckpt}")
-    if hide is by_target:
-        assert "asks for os." in message
-        assert "conf/" in message
-
-
-@pytest.mark.parametrize(
-    ("other", "words"),
-    [
-        (["cell.hidden_size=17"], ["cell.hidden_size", "17", "32"]),
-        (["data.text=another"], ["input_size", "4", "7"]),
-        (["optim=sgd"], ["optim", "Adam", "SGD"]),
-        (["optim.lr=0.5"], ["optim.lr", "0.5", "0.01"]),  # the optimizer's state would bring its own back
-    ],
-    ids=lambda value: value[0] if "=" in value[0] else "",
-)
-def test_resuming_with_what_does_not_fit_the_checkpoint(other, words, script, good):
-    result = script("train", f"ckpt={good}", *other, "trainer.max_epochs=2", *BARE, check=False)
-    message_of(result, f"ckpt={good}", *words)
+def test_resuming_with_what_does_not_fit_the_checkpoint(script, good):
+    for other, words in (
+        ("cell.hidden_size=17", ["cell.hidden_size", "17", "32"]),
+        ("optim=sgd", ["optim", "Adam", "SGD"]),
+    ):
+        result = script("train", f"ckpt={good}", other, "trainer.max_epochs=2", *BARE, check=False)
+        message_of(result, f"ckpt={good}", *words)
 
 
 def test_a_run_folder_that_cannot_be_made(script, tmp_path):
@@ -402,7 +275,7 @@ def test_more_devices_than_there_are(script):
     [
         (("optim.lr=1e12",), "consecutive steps"),
         # every gradient is finite, what the last step made of the weights is not
-        (("optim.lr=1e39", "data.epoch_steps=1"), "a weight is inf at step 1."),
+        (("optim.lr=1e39", "data.epoch_steps=1", "trainer.limit_val_batches=0"), "a weight is inf at step 1."),
         # the square of the error overflows, twice the error does not
         (("optim.lr=1.43e9", "seed=16", "data.batch_size=2"), "train/loss is inf at step"),
     ],
@@ -483,11 +356,9 @@ def test_a_traceback_on_request(fault, script):
     [
         (b"a: [1\nb", "expected ',' or ']', but got '<stream end>' in \""),
         (b"# \xfc\na: 1", "can't decode byte 0xfc"),
-        (b"a: 1\na: 2", "found duplicate key a"),
         (b"defaults: [mine]", "recursion"),
-        (b"a: ${", "no viable alternative"),
     ],
-    ids=["syntax", "encoding", "twice", "cycle", "reference"],
+    ids=["syntax", "encoding", "cycle"],
 )
 def test_a_yaml_of_ones_own_that_cannot_be_read(content, said, script, tmp_path):
     (tmp_path / "own" / "cell").mkdir(parents=True)

@@ -6,25 +6,19 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
-import conftest
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, TEXT
-from hydra import compose, initialize_config_dir
+from conftest import ROOT, TEXT, runner
 
-from rnnlab.commands import generate
-from rnnlab.config.validate import check_parts
 from rnnlab.nn.rnn import SimpleRNN
 from rnnlab.tasks.sampling import probabilities, write
-from rnnlab.utils.errors import UserError
 
 
 def trained(tmp_path_factory, *arguments):
     """`ckpt=PATH` of a short training."""
-    call = conftest.script.__wrapped__(tmp_path_factory.mktemp("trained"))
+    call = runner(tmp_path_factory.mktemp("trained"))
     result = call("train", *arguments, "callbacks=none", "logger=none")
     return f"ckpt={result.folder}/checkpoints/best.ckpt"
 
@@ -85,17 +79,12 @@ def test_the_unknown_character_is_never_generated(source, script):
 
 
 def test_many_texts_at_once(hello, script, tmp_path):
-    many = script("generate", hello, "prompt=he", "num_samples=3", "length=7", "out=samples.txt", "temperature=3")
+    many = script("generate", hello, "prompt=he", "num_samples=3", "length=7", "out=a, b.txt", "temperature=3")
     texts = many.stdout.split("--- ")[1:]
     assert [text.split("\n")[0] for text in texts] == [f"{k} of 3 ---" for k in (1, 2, 3)]
     assert all(text.split("\n")[1][:2] == "he" and len(text.split("\n")[1]) == 9 for text in texts)
     assert len({text.split("\n")[1] for text in texts}) > 1
-    assert (tmp_path / "samples.txt").read_text() == many.stdout
-
-
-def test_a_text_is_written_to_a_file_too(hello, script, tmp_path):
-    written = script("generate", hello, "prompt=he", "length=20", "out=a, b.txt")
-    assert (tmp_path / "a, b.txt").read_text() == written.stdout
+    assert (tmp_path / "a, b.txt").read_text() == many.stdout
 
 
 def test_a_reader_that_has_enough(hello, tmp_path):
@@ -122,12 +111,6 @@ def test_ctrl_c_ends_a_text(hello, tmp_path):
         assert job.returncode == 130
     finally:
         job.kill()
-
-
-def test_control_characters_are_escaped_on_a_terminal_only(monkeypatch):
-    assert generate._shown("\x1b[31m\n") == "\x1b[31m\n"
-    monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: True))
-    assert generate._shown("\x1b[31m\n") == "\\x1b[31m\n"
 
 
 def test_bytes_are_written_as_text(raw, script):
@@ -168,17 +151,19 @@ def test_a_score_is_the_loss_of_the_text(model, request, script, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["temperature=0", "top_p=0"], ["temperature=0 must be a number above 0; top_k=1", "top_p=0 must be a number"]),
+        (
+            ["temperature=0", "top_p=0", "top_k=-1", "length=0", "num_samples=0", "seed=-1", "device=tpu"],
+            ["temperature=0 must be a number above 0; top_k=1", "top_p=0 must be", "top_k=-1 must be", "0 keeps all",
+             "length=0 must be", "num_samples=0 must be", "seed=-1 must be", "device=tpu must be cpu or cuda"],
+        ),
         (["temprature=1"], ["temprature is not a setting", "temperature"]),
-        (["score=nothing.txt"], ["score=nothing.txt", "no such file"]),
         (["score=one.txt"], ["score=one.txt is too short"]),
         (["score=latin.txt"], ["score=latin.txt", "byte 3", "not UTF-8"]),
         (["score=mine.txt", "out=link.txt"], ["out=link.txt would replace score=mine.txt"]),
         (["out=no/such/folder.txt"], ["out=no/such/folder.txt"]),
-        (["score=mine.txt", "out=mine.txt"], ["out=mine.txt would replace score=mine.txt"]),
     ],
     ids=lambda value: " ".join(value) if "=" in value[0] else "",
-)
+)  # fmt: skip
 def test_what_a_user_can_get_wrong(arguments, words, hello, script, tmp_path):
     (tmp_path / "one.txt").write_text("h")
     (tmp_path / "mine.txt").write_text("hello")
@@ -191,37 +176,6 @@ def test_what_a_user_can_get_wrong(arguments, words, hello, script, tmp_path):
     assert all(word in refused.stderr for word in words), refused.stderr
     assert not refused.stdout
     assert (tmp_path / "mine.txt").read_text() == "hello"
-
-
-@pytest.mark.parametrize(
-    ("fault", "right"),
-    [
-        ("temperature=hot", "a number above 0; top_k=1"),
-        ("top_p=1.1", "above 0, at most 1"),
-        ("top_k=-1", "0 keeps all"),
-        ("length=0", "1 or more"),
-        ("num_samples=0", "1 or more"),
-        ("seed=-1", "0 or more"),
-        ("device=tpu", "cpu or cuda"),
-    ],
-)
-def test_every_wrong_value_is_one_fault(fault, right):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("generate", ["ckpt=any", fault])
-    with pytest.raises(UserError) as raised:
-        check_parts(cfg)
-    assert str(raised.value).startswith(f"{fault} must be ")
-    assert right in str(raised.value)
-    assert "\n" not in str(raised.value)
-
-
-def test_a_checkpoint_of_another_task(script):
-    other = script("train", "model=forecaster", "data=waves", "debug=fast", "callbacks=none", "logger=none")
-    ckpt = other.folder / "checkpoints" / "best.ckpt"
-    refused = script("generate", f"ckpt={ckpt}", check=False)
-    assert refused.returncode == 1
-    assert f"ckpt={ckpt} holds a Forecaster" in refused.stderr
-    assert "model=char" in refused.stderr
 
 
 @pytest.mark.parametrize("how", [{"top_k": 1}, {"top_p": 1e-50}, {"temperature": 1e-45}], ids=str)
@@ -248,11 +202,8 @@ LOGITS = torch.tensor([0.4, 0.3, 0.2, 0.06, 0.04]).log()
         ({"temperature": 0.5}, [0.16, 0.09, 0.04, 0.0036, 0.0016]),
         ({"temperature": 2.0}, [0.4**0.5, 0.3**0.5, 0.2**0.5, 0.06**0.5, 0.04**0.5]),
         ({"top_k": 2}, [0.4, 0.3, 0, 0, 0]),
-        ({"top_k": 1}, [1, 0, 0, 0, 0]),
-        ({"top_k": 9}, [0.4, 0.3, 0.2, 0.06, 0.04]),
         ({"top_p": 0.75}, [0.4, 0.3, 0.2, 0, 0]),
         ({"top_p": 0.65}, [0.4, 0.3, 0, 0, 0]),
-        ({"top_p": 1e-6}, [1, 0, 0, 0, 0]),
         ({"top_k": 3, "top_p": 0.7, "temperature": 1.0}, [0.4, 0.3, 0, 0, 0]),
     ],
     ids=str,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ENVIRONMENT, ROOT, forked, needs
+from conftest import ENVIRONMENT, ROOT, forked, needs, options
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -27,11 +27,6 @@ from omegaconf import OmegaConf
 
 FILE = Path(__file__).with_name("goldens.json")
 GROUPS = sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name != "hydra")
-
-
-def options(group):
-    folder = ROOT / "conf" / group
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
 def machine():

@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import cells
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -20,7 +19,6 @@ from rnnlab.nn.gradients import MAX_CONSECUTIVE_SKIPS, NonFiniteGradientGuard, a
 from rnnlab.nn.min_rnn import MinGRU, MinLSTM
 from rnnlab.nn.rnn import SimpleRNN
 from rnnlab.training.callbacks.curves import Curves
-from rnnlab.training.callbacks.gradient_flow_figure import plot
 from rnnlab.utils.errors import UserError
 
 
@@ -140,15 +138,6 @@ def test_the_total_derivative_is_that_by_a_state_that_is_carried_over(cell):
         torch.testing.assert_close(gradient["h"][:, t - 1], expected[0], rtol=1e-12, atol=0)
 
 
-def test_recording_leaves_the_network_as_it_was():
-    net = SimpleRNN({"_target_": "rnnlab.nn.min_rnn.MinLSTM", "hidden_size": 6, "num_layers": 2}, 4, 2)
-    x = torch.randn(5, 12, 4)
-    before = net(x)[0]
-    with pytest.raises(ZeroDivisionError), recorded(net):
-        raise ZeroDivisionError
-    assert torch.equal(net(x)[0], before)
-
-
 @pytest.mark.parametrize("target", ["torch.nn.GRU", "rnnlab.nn.min_rnn.MinGRU"])
 def test_padding_sends_nothing_back(target):
     net = SimpleRNN({"_target_": target, "hidden_size": 6, "bidirectional": True, "num_layers": 1}, 4, 2).double()
@@ -252,7 +241,7 @@ def test_a_run_shows_its_gradients(script):
     for gate in ("input", "forget", "output"):
         assert 0 <= scalars[f"saturated/{gate}"][8] <= 1
         assert scalars[f"recurrent/norm_{gate}"][8] >= scalars[f"recurrent/radius_{gate}"][8] > 0
-    saved = torch.load(result.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    saved = result.last["state_dict"]
     block = saved["network.cell.weight_hh_l0"].chunk(4)[1].double()
     assert scalars["recurrent/radius_forget"][24] == pytest.approx(
         torch.linalg.eigvals(block).abs().max().item(), rel=1e-4
@@ -298,12 +287,6 @@ def test_every_task_can_be_watched(overrides, script):
     assert not result.stderr
 
 
-def test_pictures_of_what_is_not_finite():
-    norms = torch.tensor([1.0, float("inf"), float("nan"), 0.0], dtype=torch.float64).numpy()
-    figure = plot({"h": ([0, 1], np.stack((norms, norms))), "c backward": ([0], norms[None, 1:3])})
-    FigureCanvasAgg(figure).draw()
-
-
 def test_clipping_by_value_does_not_hide_what_is_infinite(script):
     overrides = ("model=regressor", "data=random", "data.target=values", "optim=sgd", "optim.lr=1e12", "logger=none")
     by_value = ("trainer.gradient_clip_val=1e30", "+trainer.gradient_clip_algorithm=value")
@@ -331,28 +314,6 @@ OPTIMIZERS = {
 }
 NAN, INF = float("nan"), float("inf")
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT TESTED: the guard on a GPU")
-
-
-def test_the_mean_loss_leaves_out_all_batches_of_a_step_that_was_left_out():
-    """Two batches make a step; of the second step the first batch has no finite loss."""
-    logged, guard = [], SimpleNamespace(bad=False)
-    task = SimpleNamespace(guard=guard, parameters=lambda: [nn.Parameter(torch.ones(1))])
-    logger = SimpleNamespace(log_metrics=lambda metrics, step: logged.append((step, metrics.get("train/loss"))))
-    trainer = SimpleNamespace(
-        global_step=0, log_every_n_steps=1, accumulate_grad_batches=2, loggers=[logger], is_global_zero=True,
-        strategy=SimpleNamespace(reduce=lambda losses, reduce_op: losses),
-        optimizers=[SimpleNamespace(param_groups=[{"lr": 0.1}])],
-    )  # fmt: skip
-    curves = Curves()
-    for losses, bad in (((1.0, 3.0), False), ((NAN, 5.0), True), ((7.0, 9.0), False)):
-        for number, loss in enumerate(losses):
-            if number == 1:
-                task.parameters()[0].grad = torch.ones(1)
-                curves.on_before_optimizer_step(trainer, task, None)
-                guard.bad = bad
-                trainer.global_step += 1
-            curves.on_train_batch_end(trainer, task, {"loss": torch.tensor(loss / 2)}, None, number)
-    assert logged == [(1, 2.0), (2, None), (3, 8.0)]
 
 
 @pytest.mark.parametrize(("least", "scale"), [(0.99, "log"), (1.01, "linear"), (0.0, "linear"), (-1.0, "linear")])

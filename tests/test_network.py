@@ -56,20 +56,6 @@ def test_steps_are_the_sequence(cell, options):
     torch.testing.assert_close(state, last)
 
 
-@torch.no_grad()
-@pytest.mark.filterwarnings("ignore:.*projections.*")  # torch says that they are slow
-@pytest.mark.parametrize("options", [{"bias": False}, {"proj_size": 3}, {"nonlinearity": "relu"}])
-def test_steps_of_other_cells(options):
-    name = "LSTM" if "proj_size" in options else "RNN"
-    net = network(name, "all", num_layers=2, **options)
-    x = torch.randn(3, 7, 5)
-    whole, last = net(x)
-    _, state = net(x[:, :6])
-    out, state = net.step(x[:, 6], state)
-    torch.testing.assert_close(out, whole[:, -1])
-    torch.testing.assert_close(state, last)
-
-
 def test_dropout_hides_the_same_units_at_every_step():
     net = SimpleRNN({"_target_": "torch.nn.GRU", "hidden_size": 400}, 5, 400, "all", dropout=0.25)
     net.head.weight.data, net.head.bias.data = torch.eye(400), torch.zeros(400)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, environment
+from conftest import ROOT, environment, wait_until
 
 TRAIN = str(ROOT / "scripts" / "train.py")
 SMALL = ("model=classifier", "data=random", "data.num_train=128", "data.num_test=101", "data.num_val=33", "logger=none",
@@ -30,13 +30,6 @@ def end(process, within=180):
         return process.communicate(timeout=within)
     finally:
         process.kill()
-
-
-def wait_for(path, within=180):
-    deadline = time.monotonic() + within
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} does not appear"
-        time.sleep(0.05)
 
 
 def status(folder):
@@ -126,7 +119,7 @@ def test_a_sweep_under_torchrun_is_refused(script, tmp_path):
 def test_a_signal_ends_a_run_after_a_step_and_loses_nothing(trainer, number, script, tmp_path):
     folder = tmp_path / "run"
     process = start(TRAIN, *LONG, f"trainer={trainer}", f"hydra.run.dir={folder}")
-    wait_for(folder / "checkpoints" / "last.ckpt")
+    wait_until((folder / "checkpoints" / "last.ckpt").exists)
     time.sleep(0.3)
     listening = addresses(process.pid)
     process.send_signal(number)
@@ -186,7 +179,7 @@ def test_a_signal_before_training_and_in_the_last_validation_ends_a_run(script, 
 def test_a_run_that_loses_a_process_says_so_and_can_go_on(script, tmp_path):
     folder = tmp_path / "run"
     process = start(TRAIN, *LONG, "trainer=ddp_cpu", f"hydra.run.dir={folder}")
-    wait_for(folder / "checkpoints" / "last.ckpt")
+    wait_until((folder / "checkpoints" / "last.ckpt").exists)
     (second,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(second), signal.SIGKILL)
     _, errors = end(process)

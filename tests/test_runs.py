@@ -3,33 +3,23 @@
 import json
 import re
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import needs
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
+from conftest import ROOT, composed, needs, options
+from hydra.utils import get_class, instantiate
 from torch import nn
 
 from rnnlab.data.spec import SequenceSpec
 from rnnlab.training import checkpoint
 from rnnlab.training.checkpoint_file import FORMAT
 
-ROOT = Path(__file__).parents[1]
-
-
-def options(group):
-    return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
-
 
 @cache
 def kind_of(data):
     """What a dataset gives with its defaults."""
-    overrides = [f"data={data}", *needs(data)]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        datamodule = instantiate(compose("train", overrides).data)
+    datamodule = instantiate(composed(f"data={data}", *needs(data)).data)
     datamodule.setup("fit")
     return datamodule.spec.kind
 
@@ -91,8 +81,7 @@ def test_parameter_counts_of_the_tutorials(script, tmp_path):
 
 
 def test_parameter_count_of_the_shakespeare_recipe():
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", ["experiment=shakespeare", "data.path=any"])
+    cfg = composed("experiment=shakespeare", "data.path=any")
     signs = 65  # of tinyshakespeare
     model = instantiate(cfg.model, spec=SequenceSpec("tokens", signs, signs, 64).as_dict())
     lstm = 4 * 640 * (64 + 640 + 2)
@@ -102,10 +91,7 @@ def test_parameter_count_of_the_shakespeare_recipe():
 @pytest.mark.parametrize("model", options("model"))
 @pytest.mark.parametrize("data", options("data"))
 def test_every_pair_trains_or_says_what_fits(model, data, script, tmp_path):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        target = compose("train", [f"model={model}"]).model._target_
-    module, name = target.rsplit(".", 1)
-    task = getattr(__import__(module, fromlist=[name]), name)
+    task = get_class(composed(f"model={model}").model._target_)
     if task.kind != kind_of(data):
         refused = script("train", f"model={model}", f"data={data}", *needs(data), check=False)
         assert refused.returncode == 1
@@ -137,11 +123,7 @@ def test_every_pair_trains_or_says_what_fits(model, data, script, tmp_path):
 
 @pytest.mark.parametrize(
     "overrides",
-    [
-        ("experiment=tutorial/hello", "cell=lstm"),
-        ("experiment=tutorial/classify_random",),
-        ("model=forecaster", "data=waves"),
-    ],
+    [("data=hello", "cell=lstm"), ("model=classifier", "data=random"), ("model=forecaster", "data=waves")],
 )
 def test_evaluate_gives_the_metrics_of_training_to_the_last_digit(overrides, script):
     trained = script("train", *overrides, "trainer.max_epochs=2", "mode=max")
@@ -171,7 +153,7 @@ def test_ddp_is_one_process_with_the_same_global_batch(script):
     def final(folder, *overrides):
         result = script("train", "model=classifier", "data=random", "data.num_test=101", "data.num_val=33",
                         *overrides, folder=folder)  # fmt: skip
-        weights = torch.load(result.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        weights = result.last["state_dict"]
         return result, weights
 
     gradient = ("optim=sgd", "optim.lr=1", "optim.optimizer.momentum=0", "trainer.max_steps=1")
@@ -199,25 +181,16 @@ def test_ranks_with_different_numbers_of_predictions(script):
         result = script("train", "model=forecaster", "data=waves", "model.noise=0", "model.shift=0", "optim=sgd",
                         "optim.lr=1", "optim.optimizer.momentum=0", "trainer.max_steps=1", "callbacks=none",
                         "logger=none", *overrides, folder=folder)  # fmt: skip
-        return torch.load(result.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        return result, result.last["state_dict"]
 
-    alone = gradient("one", "trainer=cpu", "data.batch_size=32")
-    torch.testing.assert_close(gradient("two", "trainer=ddp_cpu", "data.batch_size=16"), alone, atol=1e-6, rtol=1e-5)
+    one, alone = gradient("one", "trainer=cpu", "data.batch_size=32")
+    two, together = gradient("two", "trainer=ddp_cpu", "data.batch_size=16")
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-5)
+    assert two.metrics == pytest.approx(one.metrics, rel=1e-3, abs=1e-3)
 
 
 def test_a_set_smaller_than_the_ranks_trains_under_ddp(script):
     assert script("train", "experiment=tutorial/hello", "trainer=ddp_cpu").metrics["test/accuracy"] == 1.0
-
-
-def test_ddp_in_a_sweep_makes_one_folder_a_job(script, tmp_path):
-    script("train", "-m", "data=hello", "cell=rnn,gru", "trainer=ddp_cpu", f"hydra.sweep.dir={tmp_path}/sweep")
-    made = [path for path in (tmp_path / "sweep").iterdir() if path.is_dir()]
-    assert sorted(made) == jobs(tmp_path / "sweep")
-    assert len(made) == 2
-    cells = [
-        torch.load(job / "checkpoints" / "last.ckpt", weights_only=True)["rnnlab"]["model"]["cell"] for job in made
-    ]
-    assert {cell["_target_"] for cell in cells} == {"torch.nn.RNN", "torch.nn.GRU"}
 
 
 @pytest.mark.parametrize("optim", options("optim"))
@@ -226,7 +199,7 @@ def test_resume_goes_on_as_if_it_had_not_stopped(optim, script):
     small += ("trainer.max_epochs=4",)
 
     def weights(result):
-        return torch.load(result.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        return result.last["state_dict"]
 
     whole = script("train", *small, folder="runs/whole")
     script("train", *small, "trainer.max_steps=8", folder="runs/half")
@@ -255,37 +228,17 @@ def test_a_run_that_has_nothing_left_to_train_keeps_its_checkpoints(script):
     assert not list(whole.folder.glob("checkpoints/*.partial"))
 
 
-def test_resume_is_exact_in_the_middle_of_an_epoch_and_with_dropout(script):
-    small = ("model=classifier", "data=random", "data.num_train=128", "cell.num_layers=2", "cell.dropout=0.5")
-    # validation after 3 of 4 batches; the largest loss is that of the first
-    small += ("+trainer.val_check_interval=3", "mode=max", "trainer=cpu", "logger=none", "callbacks=none")
-    whole = script("train", *small, "trainer.max_epochs=3", folder="whole")
-    ckpt = whole.folder / "checkpoints" / "best.ckpt"
-    assert torch.load(ckpt, weights_only=True)["global_step"] == 3
-    resumed = script("train", *small, "trainer.max_epochs=3", f"ckpt={ckpt}", folder="resumed")
-    one, other = (torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, resumed))
-    assert one["global_step"] == other["global_step"] == 12
-    assert all(map(torch.equal, one["state_dict"].values(), other["state_dict"].values()))
-    assert resumed.metrics == whole.metrics
-
-
 @pytest.mark.parametrize(
     "overrides",
     [
         # plain lists must stay plain, or the checkpoint needs omegaconf to load
         ("optim.optimizer._target_=torch.optim.NAdam", "~optim.optimizer.fused"),
         ("optim.scheduler={_target_: torch.optim.lr_scheduler.StepLR, _partial_: true, step_size: 5}",),
-        (
-            "optim.scheduler={_target_: torch.optim.lr_scheduler.ReduceLROnPlateau, _partial_: true}",
-            "optim.interval=epoch",
-        ),
-        ("trainer.precision=64-true",),
         ("trainer.precision=bf16-mixed", "trainer.gradient_clip_val=1.0"),
         ("cell=lstm", "+cell.proj_size=4", "cell.bidirectional=true", "cell.num_layers=2", "cell.dropout=0.1"),
-        ("trainer.limit_val_batches=0",),
         ("debug=fast", "data.batch_size=1"),
     ],
-    ids=["NAdam", "StepLR", "plateau", "float64", "bf16", "projected", "no-validation", "one-sample"],
+    ids=["NAdam", "StepLR", "bf16", "projected", "one-sample"],
 )
 def test_settings_of_torch_and_lightning_work(overrides, script):
     small = ("model=forecaster", "data=waves", "data.num_series=1", "data.length=200", "trainer.max_epochs=2")
@@ -346,7 +299,7 @@ def test_debug_presets_run(debug, script):
     if debug == "profile":
         assert "run_training_batch" in (result.folder / "fit-profile.txt").read_text()
     if debug == "fast":
-        assert torch.load(result.folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1
+        assert result.last["global_step"] == 1
     if debug == "overfit":
         assert "step 100/100" in result.stdout
 

@@ -98,13 +98,6 @@ def test_a_loss_that_is_not_a_number_shows_in_the_mean():
     assert math.isnan(loss.compute())
 
 
-def test_text_shows_what_is_predicted():
-    task = CharModel(CELL, {}, spec("tokens", 4, 4))
-    task.network.head.weight.data.zero_()
-    task.network.head.bias.data = torch.tensor([0.0, 0.0, 1.0, 0.0])
-    assert task.text(Batch(torch.tensor([[0, 1, 3]]), torch.tensor([[1, 3, 0]]))) == "'abd' -> 'ccc'"
-
-
 def test_warmup_cosine():
     weight = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([weight], lr=2.0)

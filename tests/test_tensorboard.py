@@ -4,11 +4,11 @@ import json
 import re
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
 
 import pytest
+from conftest import wait_until
 
 
 @pytest.fixture
@@ -21,13 +21,9 @@ def board(tmp_path):
     def start():
         with log.open("w") as file:
             servers.append(subprocess.Popen([*command, "--port", "0"], stdout=file, stderr=file))
-        address = None
-        deadline = time.monotonic() + 60
-        while address is None:
-            assert time.monotonic() < deadline, log.read_text()
-            address = re.search(r"http://127\.0\.0\.1:\d+/", log.read_text())
-            time.sleep(0.1)
-        return address[0]
+        address = re.compile(r"http://127\.0\.0\.1:\d+/")
+        wait_until(lambda: address.search(log.read_text()))
+        return address.search(log.read_text())[0]
 
     def ask(path, **query):
         if not servers:
@@ -41,13 +37,6 @@ def board(tmp_path):
         server.wait()
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.3)
-
-
 def test_a_sweep_serves_both_losses_of_every_job(script, board, tmp_path):
     script("train", "-m", "data=hello", "cell=rnn,lstm,gru", "seed=1,2")
     sweeps = list((tmp_path / "logs" / "sweeps").glob("*/*"))
@@ -58,7 +47,7 @@ def test_a_sweep_serves_both_losses_of_every_job(script, board, tmp_path):
         tags = board("plugin/scalars/tags")
         return len(tags) == 6 and all({"train/loss", "val/loss", "test/loss"} <= set(run) for run in tags.values())
 
-    wait_for(complete)
+    wait_until(complete)
     tags = board("plugin/scalars/tags")
     for run, names in tags.items():
         assert {"train/grad_norm", "train/lr", "val/accuracy", "test/accuracy"} <= set(names)
@@ -77,7 +66,7 @@ def test_a_sweep_serves_both_losses_of_every_job(script, board, tmp_path):
 def test_waves_serve_figures_of_the_first_and_the_last_validation(script, board, tmp_path):
     result = script("train", "model=forecaster", "data=waves", "data.epoch_steps=75", "trainer.max_epochs=3",
                     f"hydra.run.dir={tmp_path}/logs/run")  # fmt: skip
-    wait_for(lambda: "val_forecast" in board("plugin/images/tags").get("run", {}))
+    wait_until(lambda: "val_forecast" in board("plugin/images/tags").get("run", {}))
     images = board("plugin/images/images", run="run", tag="val_forecast", sample=0)
     steps = [image["step"] for image in images]
     assert (steps[0], steps[-1]) == (75, 225)
@@ -92,7 +81,7 @@ def test_hparams_show_the_settings_and_metrics_of_every_run(script, board, tmp_p
     script("train", "-m", "model=forecaster", "data=waves", "data.context=10,20", "trainer.max_epochs=1",
            f"hydra.sweep.dir={tmp_path}/logs/waves")  # fmt: skip
 
-    wait_for(lambda: len(board("plugin/scalars/tags")) == 3)
+    wait_until(lambda: len(board("plugin/scalars/tags")) == 3)
     experiment = board("plugin/hparams/experiment", request="{}")
     columns = {column["name"]: column.get("differs") for column in experiment["hparamInfos"]}
     assert columns["data.context"]

@@ -6,12 +6,11 @@ import os
 import re
 from pathlib import Path
 
-import conftest
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TEXT
+from conftest import TEXT, runner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -121,8 +120,6 @@ def test_two_runs_may_encode_at_once(tmp_path):
     [
         (b"abcdefghij\xff", "10"),
         (b"\xef\xbb\xbfhello\xff", "8"),
-        (b"abcdef\xc3\xa4bc\xe2\x82", "10"),
-        (b"\xc3(", "0"),
         ("日本".encode() * 5000 + b"\xff", "30,000"),
     ],
 )
@@ -219,7 +216,7 @@ def network_of(ckpt):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A small model of real text, validated on its last tenth: (result, checkpoint)."""
-    call = conftest.script.__wrapped__(tmp_path_factory.mktemp("trained"))
+    call = runner(tmp_path_factory.mktemp("trained"))
     result = call("train", *SMALL, "data.epoch_steps=300", "trainer.max_epochs=1", "data.split=[0.9,0.1,0]")
     return result, result.folder / "checkpoints" / "best.ckpt"
 
@@ -258,46 +255,12 @@ def test_the_state_is_carried_from_batch_to_batch(script):
     assert losses == pytest.approx(whole.view(8, 40, 32).mean((0, 2)).tolist(), abs=1e-5)
 
 
-def test_resume_in_the_middle_of_an_epoch_carries_the_state(script):
-    small = (*SMALL, "cell.num_layers=2", "cell.dropout=0.2", "model.dropout=0.3", "data.epoch_steps=8")
-    # validation after 5 of 8 batches; the largest loss is that of the first
-    small += ("+trainer.val_check_interval=5", "mode=max", "trainer.max_epochs=3", "optim=adamw_cosine")
-    whole = script("train", *small, folder="whole")
-    ckpt = whole.folder / "checkpoints" / "best.ckpt"
-    saved = torch.load(ckpt, weights_only=True)
-    assert saved["global_step"] == 5
-    assert [part.shape for part in saved["state"]] == [(1, 2, 8, 16)] * 2  # of every rank
-    resumed = script("train", *small, f"ckpt={ckpt}", folder="resumed")
-    one, other = (torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, resumed))
-    assert one["global_step"] == other["global_step"] == 24
-    assert all(map(torch.equal, one["state_dict"].values(), other["state_dict"].values()))
-    assert resumed.metrics == whole.metrics
-    torch.save({**saved, "state": None}, ckpt)  # without the state the weights would be others
-    fresh = script("train", *small, f"ckpt={ckpt}", folder="fresh")
-    third = torch.load(fresh.folder / "checkpoints" / "last.ckpt", weights_only=True)
-    assert not all(map(torch.equal, one["state_dict"].values(), third["state_dict"].values()))
-
-
-def test_two_processes_read_the_streams_of_one(script):
-    small = (*SMALL, "data.epoch_steps=6", "trainer.max_epochs=2", "data.split=[0.8,0.1,0.1]")
-    one = script("train", *small, "data.batch_size=8", folder="one")
-    two = script("train", *small, "data.batch_size=4", "trainer=ddp_cpu", folder="two")
-    weights = [
-        torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (one, two)
-    ]
-    torch.testing.assert_close(*weights, atol=1e-5, rtol=1e-4)
-    assert two.metrics == pytest.approx(one.metrics, rel=1e-5)
-    assert not two.stderr
-
-
-@pytest.mark.parametrize("stop", ["trainer.max_steps=3", "trainer.max_epochs=1"])
-def test_an_epoch_that_was_cut_short_is_over(stop, script):
-    """Lightning closes an epoch in which max_steps or limit_train_batches ends it; the next one starts at its start."""
+def test_an_epoch_that_was_cut_short_is_over(script):
+    """Lightning closes an epoch in which max_steps ends it; the next one starts at its start."""
     small = (*SMALL, "data.epoch_steps=8", "trainer.max_epochs=2", "logger=csv", "callbacks=default")
     small += ("trainer.log_every_n_steps=1", "optim.lr=1e-30", "optim=sgd")
-    limit = ("trainer.limit_train_batches=3",) if "epochs" in stop else ()
     whole = script("train", *small, "trainer.limit_train_batches=3", folder="whole")
-    half = script("train", *small, *limit, stop, folder="half")
+    half = script("train", *small, "trainer.max_steps=3", folder="half")
     ckpt = half.folder / "checkpoints" / "last.ckpt"
     rest = script("train", *small, "trainer.limit_train_batches=3", f"ckpt={ckpt}", folder="rest")
     losses = [
@@ -308,20 +271,11 @@ def test_an_epoch_that_was_cut_short_is_over(stop, script):
     assert losses[0] == losses[1] + losses[2]
 
 
-def test_resume_in_two_processes(script):
-    small = (*SMALL, "data.epoch_steps=6", "trainer=ddp_cpu", "trainer.precision=bf16-mixed", "trainer.max_epochs=2")
-    whole = script("train", *small, folder="runs/whole")
-    script("train", *small, "trainer.max_epochs=1", folder="runs/half")
-    resumed = script("train", *small, f"ckpt={whole.folder}/../half/checkpoints/last.ckpt", folder="runs/resumed")
-    one, other = (torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, resumed))
-    assert all(map(torch.equal, one["state_dict"].values(), other["state_dict"].values()))
-
-
 def test_other_streams_start_afresh(script):
     half = script("train", *SMALL, "data.epoch_steps=6", "trainer.max_epochs=1", folder="half")
     ckpt = half.folder / "checkpoints" / "last.ckpt"
     more = script("train", *SMALL, "data.batch_size=4", "data.epoch_steps=6", "trainer.max_epochs=2", f"ckpt={ckpt}")
-    assert torch.load(more.folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 12
+    assert more.last["global_step"] == 12
 
 
 def test_fine_tuning_takes_weights_and_vocabulary(trained, script, tmp_path):
@@ -336,7 +290,7 @@ def test_fine_tuning_takes_weights_and_vocabulary(trained, script, tmp_path):
     torch.testing.assert_close(after["state_dict"], before["state_dict"])
     resumed = script("train", *SMALL, *mine, "trainer.max_epochs=2", "optim.lr=1e-30",
                      f"ckpt={tuned.folder}/checkpoints/last.ckpt", folder="resumed")  # fmt: skip
-    assert torch.load(resumed.folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 8
+    assert resumed.last["global_step"] == 8
 
 
 def test_bytes(script, tmp_path):
@@ -351,7 +305,7 @@ def test_bytes(script, tmp_path):
 
 def test_samples_are_printed_and_logged(script):
     small = (*SMALL, "callbacks=default", "logger=tensorboard", "data.epoch_steps=5", "trainer.max_epochs=2")
-    first, second = (script("train", *small, folder=folder) for folder in ("first", "second"))
+    first = script("train", *small)
     sample = first.stdout.partition("at step 5:\n")[2].partition("\n\nstep ")[0]
     assert len(sample) >= 400
     assert "at step 10:" not in first.stdout  # the last is that of the best checkpoint
@@ -360,12 +314,6 @@ def test_samples_are_printed_and_logged(script):
     events.Reload()
     shown = events.Tensors("sample/text_summary")[0].tensor_proto.string_val[0].decode()
     assert shown == "\n".join(f"    {line}" for line in sample.splitlines())  # Markdown leaves it as it is
-    assert torch.equal(  # samples use no random numbers of the run's
-        *(
-            torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["network.head.weight"]
-            for run in (first, second)
-        )
-    )
 
 
 def test_a_folder_is_read_in_the_order_of_names(tmp_path):
@@ -392,9 +340,8 @@ def test_the_standard_library_is_a_corpus(tmp_path):
         (b"", {}, ["is empty"]),
         (b"a" * 71, {}, ["too short, 71 characters", "4 streams", "data.seq_len=16"]),
         (b"a" * 100, {"split": (0.99, 0.01, 0)}, ["too short, 100 characters"]),
-        (b"abc\xe4" * 100, {}, ["byte 3 ", "0xe4", "data.unit=byte"]),
     ],
-    ids=["missing", "empty", "short", "short for validation", "latin-1"],
+    ids=["missing", "empty", "short", "short for validation"],
 )
 def test_texts_that_cannot_be_used(content, settings, words, tmp_path):
     path = tmp_path / "a.txt"
@@ -410,9 +357,8 @@ def test_texts_that_cannot_be_used(content, settings, words, tmp_path):
 
 def test_a_folder_without_texts(tmp_path):
     (tmp_path / "a.md").write_text("text")
-    for pattern in ("*.txt", "/a/*.txt", "**.txt"):
-        with pytest.raises(UserError, match=f"data.pattern={re.escape(pattern)}"):
-            text_data(tmp_path, pattern=pattern)
+    with pytest.raises(UserError, match=r"data\.pattern=\*\.txt"):
+        text_data(tmp_path, pattern="*.txt")
 
 
 def test_a_small_text_is_evaluated_whole(trained, script, tmp_path):
@@ -423,23 +369,8 @@ def test_a_small_text_is_evaluated_whole(trained, script, tmp_path):
     assert whole.metrics["test/loss"] == pytest.approx(nats.mean().item(), abs=1e-5)
 
 
-def test_no_validation_split(script):
-    result = script("train", *SMALL, "data.split=[1,0,0]", "data.epoch_steps=3", "trainer.max_epochs=1")
-    assert "Nothing is scored" in result.stdout
-    assert result.metrics == {}
-
-
-def test_a_cache_that_cannot_be_written(tmp_path):
-    (tmp_path / "a.txt").write_text("a" * 200)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"data\.cache="):
-        text_data(tmp_path / "a.txt", cache=str(tmp_path / "file" / "cache"))
-
-
 def test_errors_reach_the_user(script, tmp_path, trained):
     (tmp_path / "short.txt").write_text("a" * 2000)
-    needed = script("train", "data=text", check=False)
-    assert needed.stderr == "Error: data.path is needed: give data.path=VALUE. --help shows examples.\n"
     many = script(
         "train", *SMALL, f"data.path={tmp_path}/short.txt", "data.batch_size=32", "trainer=ddp_cpu", check=False
     )
