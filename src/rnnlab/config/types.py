@@ -133,7 +133,7 @@ TYPES: dict[str, Any] = {
     "monitor": text("a metric, such as val/loss"),
     "nonlinearity": Literal["tanh", "relu"],
     "optimizer": NODE,
-    "precision": Literal["32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true"],
+    "precision": Literal["32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true", 32, "bf16"],
     "profiler": Literal["simple", "advanced", "pytorch", None] | NODE,
     "quantiles": Annotated[
         typed(AMOUNTS, "numbers between 0 and 1, rising, 0.5 among them"),
