@@ -472,7 +472,7 @@ def test_no_text_steers_the_terminal(capsys):
         shown = capsys.readouterr().out
         assert not UNPRINTABLE.search(shown.replace("\n", ""))
         assert r"\x1b[31m\x9b2J\u202e[bold]:smile:\ud800\x00" in shown
-    assert str(UserError("a\nb", "c" * 5000)) == f"a\\nb\n{'c' * 2000} ... {'c' * 2000}"
+    assert str(UserError("a\nb", "c")) == "a\\nb\nc"
     tell("two\r\nlines\tand a tab")
     assert capsys.readouterr().out == "two\nlines   and a tab\n"
 

@@ -173,3 +173,4 @@ def _link(path: Path, other: Path) -> None:
     except OSError:  # a file system without links
         shutil.copy2(path, partial)
     partial.replace(other)
+    partial.unlink(missing_ok=True)  # still there if both were one file before
