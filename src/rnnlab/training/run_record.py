@@ -57,10 +57,10 @@ def on_this_host(record: dict[str, Any]) -> bool:
 
 
 def process_start_time(pid: int | None) -> float | None:
-    """When a process started, in seconds since the epoch; `None` if it does not run."""
+    """When a process started, in seconds since the machine did, whatever its clock; `None` if it does not run."""
     try:
         process = psutil.Process(pid or 0)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time() - psutil.boot_time()
     except psutil.Error:
         return None
 
