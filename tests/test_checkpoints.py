@@ -157,6 +157,15 @@ def program(saved, trace):
     saved["more"] = Call(os.system, f"touch {trace}")
 
 
+def test_an_unsafe_load_leaves_the_trace(tmp_path):
+    """What the hostile checkpoints below rely on."""
+    saved = {}
+    program(saved, tmp_path / "trace")
+    torch.save(saved, tmp_path / "program.ckpt")
+    torch.load(tmp_path / "program.ckpt", weights_only=False)
+    assert (tmp_path / "trace").exists()
+
+
 def weights(saved, trace):
     saved["rnnlab"]["model"]["cell"]["hidden_size"] = 10**6
     for name, tensor in saved["state_dict"].items():
